@@ -1,0 +1,46 @@
+# make setup installs, make run serves, make test proves.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup run test lint bench services clean
+
+help:
+	@echo "make setup     install the project and its pinned dependencies into $(VENV)"
+	@echo "make run       answer questions on this machine (supportstream dev)"
+	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing"
+	@echo "make lint      ruff, mypy, import rules"
+	@echo "make bench     the product beside the hand-written floor"
+	@echo "make services  only install what tests and benches run against"
+	@echo "make clean     remove $(VENV) and caches"
+
+setup: $(READY)
+
+# The stamp is written last: an interrupted installation is repeated.
+$(READY): requirements.lock pyproject.toml ops/make-venv
+	@ops/make-venv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+services:
+	@ops/install-services
+
+run: setup
+	$(BIN)/supportstream dev
+
+test: setup services
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup services
+	$(BIN)/supportstream bench turns
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

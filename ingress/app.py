@@ -1,0 +1,89 @@
+"""The ingress as an ASGI application."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from fastapi import FastAPI, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import ORJSONResponse, RedirectResponse, Response
+
+from ingress.access import SessionAccess
+from ingress.chat import chat_router
+from ingress.edge import Edge
+from ingress.facts import Facts
+from ingress.health import Check, health_router
+from ingress.middleware import ResponseHeaders, install_error_handlers
+from ingress.origins import OriginPolicy
+from ingress.page import STATIC, PageFiles, page_router
+from store.protocol import SessionStore
+
+
+@dataclass(frozen=True, slots=True)
+class IngressParts:
+    """What the application serves; handed in by the composition root."""
+
+    edge: Edge
+    access: SessionAccess
+    facts: Facts
+    store: SessionStore
+    origins: OriginPolicy
+    ready: Mapping[str, Check]
+    live: Mapping[str, Check]
+    describe: Callable[[], Awaitable[dict[str, object]]]
+    """What `/` and `/health` tell of this process."""
+    metrics: Callable[[], tuple[bytes, str]]
+    """Body and content type of `/metrics`."""
+
+
+def create_app(
+    parts: IngressParts,
+    *,
+    version: str,
+    api_prefix: str,
+    debug: bool,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    """The application. Interactive documentation is served in debug only."""
+    app = FastAPI(
+        title="supportstream",
+        version=version,
+        docs_url="/docs" if debug else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if debug else None,
+        default_response_class=ORJSONResponse,
+        lifespan=lifespan,
+    )
+    install_error_handlers(app, debug=debug)
+    if parts.origins.allowed:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(parts.origins.allowed),
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "X-Process-Time"],
+        )
+    app.add_middleware(ResponseHeaders)
+    app.include_router(chat_router(api_prefix, parts.access, parts.facts, parts.store))
+    app.include_router(health_router(parts.ready, parts.live, parts.describe))
+    app.include_router(page_router())
+    app.mount("/chat/static", PageFiles(directory=STATIC), name="chat-static")
+
+    @app.get("/")
+    async def about() -> dict[str, object]:
+        return await parts.describe()
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        body, content_type = parts.metrics()
+        return Response(body, headers={"content-type": content_type})
+
+    @app.get("/chat/", include_in_schema=False)
+    async def chat_with_slash() -> RedirectResponse:
+        return RedirectResponse("/chat")
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await parts.edge.serve(websocket)
+
+    return app

@@ -1,0 +1,216 @@
+"""A WebSocket connection as a state machine: frames and events in, commands out. No I/O, no clock.
+
+A client says `hello`; the shell authorizes it, subscribes to the session's replies, reads the store and calls
+`opened`; events that arrive in between are buffered. Afterwards every reply goes out once, in order of (epoch, seq):
+what the client has is dropped, and a gap is filled from the store.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cached_property
+
+from schemas.errors import InvalidFrame
+from schemas.frames import (
+    CancelFrame,
+    ClientFrame,
+    CloseCode,
+    ErrorCode,
+    ErrorFrame,
+    FeedbackFrame,
+    Hello,
+    MessageFrame,
+    Position,
+    SequencedFrame,
+    TypingFrame,
+    Welcome,
+    encode_frame,
+    frame_of,
+)
+from schemas.replies import ReplyEvent
+
+
+class Arrival:
+    """A reply event on its way to sockets; decoded and encoded once, however many sockets there are."""
+
+    def __init__(self, event: ReplyEvent) -> None:
+        self.event = event
+        self.at = (event.epoch, event.seq)
+
+    @cached_property
+    def frame(self) -> SequencedFrame:
+        return frame_of(self.event)
+
+    @cached_property
+    def text(self) -> str:
+        return encode_frame(self.frame)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put this text frame on the socket."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Authorize the client, subscribe, read the store, and call `opened`."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish what the client asks for; answer with `accepted` where it expects that."""
+
+    frame: MessageFrame | CancelFrame | FeedbackFrame
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Read the session's events after `after_seq` from the store and call `caught_up`."""
+
+    after_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket."""
+
+    code: CloseCode
+    reason: str
+
+
+Command = Send | Open | Publish | CatchUp | Close
+
+
+class State(Enum):
+    AWAITING_HELLO = auto()
+    OPENING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+@dataclass(slots=True)
+class Connection:
+    """One socket's side of a session."""
+
+    state: State = State.AWAITING_HELLO
+    session_id: str = ""
+    position: tuple[int, int] = (0, 0)
+    """(epoch, seq) of the newest reply that was sent, or that the client said it has."""
+    _buffered: list[Arrival] = field(default_factory=list)
+    _catching_up: bool = False
+
+    def receive(self, frame: ClientFrame | InvalidFrame) -> list[Command]:
+        """A frame came from the client."""
+        if self.state is State.CLOSED:
+            return []
+        if self.state is State.AWAITING_HELLO:
+            return self._receive_hello(frame)
+        match frame:
+            case InvalidFrame():
+                return [_error(ErrorCode(frame.code), frame.detail)]
+            case Hello():
+                return [_error(ErrorCode.HELLO_REPEATED, "The session is open already; open another socket.")]
+            case TypingFrame():
+                return []
+            case MessageFrame() | CancelFrame() | FeedbackFrame():
+                return [Publish(frame)]
+
+    def _receive_hello(self, frame: ClientFrame | InvalidFrame) -> list[Command]:
+        match frame:
+            case Hello():
+                self.state = State.OPENING
+                return [Open(frame)]
+            case InvalidFrame():
+                return [_error(ErrorCode(frame.code), frame.detail), self._close(CloseCode.PROTOCOL, frame.code)]
+            case _:
+                return [
+                    _error(ErrorCode.HELLO_REQUIRED, "Say hello first."),
+                    self._close(CloseCode.PROTOCOL, ErrorCode.HELLO_REQUIRED),
+                ]
+
+    def refused(self, code: ErrorCode, message: str, *, retryable: bool) -> list[Command]:
+        """The session can't be opened."""
+        close = CloseCode.TRY_AGAIN_LATER if retryable else CloseCode.UNAUTHORIZED
+        return [_error(code, message, retryable=retryable), self._close(close, code)]
+
+    def opened(
+        self, session_id: str, token: str, resume: Position | None, newest: tuple[int, int], missed: Sequence[Arrival]
+    ) -> list[Command]:
+        """The session is subscribed and read: `newest` is where it stands ((0, 0): nothing yet), `missed` are the
+        events that the store still has after `resume`."""
+        self.state = State.OPEN
+        self.session_id = session_id
+        self.position = newest
+        same_epoch = resume is not None and (resume.epoch == newest[0] or resume.epoch == resume.seq == 0)
+        recovered = False
+        if resume is not None and same_epoch:
+            expected = newest[1] - resume.seq
+            recovered = expected >= 0 and len(missed) == expected
+        welcome = Welcome(
+            session_id=session_id,
+            token=token,
+            epoch=newest[0],
+            seq=newest[1],
+            recovered=recovered,
+            missed=[arrival.frame for arrival in missed],
+        )
+        buffered, self._buffered = self._buffered, []
+        return [Send(encode_frame(welcome)), *self._deliver(buffered)]
+
+    def arrived(self, arrival: Arrival) -> list[Command]:
+        """A reply event of this session came from the topic."""
+        if self.state is State.OPENING:
+            self._buffered.append(arrival)
+            return []
+        if self.state is not State.OPEN:
+            return []
+        return self._deliver([arrival])
+
+    def delta(self, text: str) -> list[Command]:
+        """A piece of an answer came; it is worth something only to an open, up-to-date socket."""
+        return [Send(text)] if self.state is State.OPEN and not self._catching_up else []
+
+    def caught_up(self, arrivals: Sequence[Arrival]) -> list[Command]:
+        """What the store has after the position asked for. A gap that it can't fill any more is skipped."""
+        self._catching_up = False
+        waiting = sorted([*arrivals, *self._buffered], key=lambda arrival: arrival.at)
+        self._buffered = []
+        commands: list[Command] = []
+        for arrival in waiting:
+            if arrival.at > self.position:
+                self.position = arrival.at
+                commands.append(Send(arrival.text))
+        return commands
+
+    def _deliver(self, arrivals: Sequence[Arrival]) -> list[Command]:
+        commands: list[Command] = []
+        for arrival in arrivals:
+            if arrival.at <= self.position:
+                continue
+            if self._catching_up:
+                self._buffered.append(arrival)
+            elif self._follows(arrival):
+                self.position = arrival.at
+                commands.append(Send(arrival.text))
+            else:
+                self._catching_up = True
+                self._buffered.append(arrival)
+                same_epoch = arrival.at[0] == self.position[0]
+                commands.append(CatchUp(self.position[1] if same_epoch else 0))
+        return commands
+
+    def _follows(self, arrival: Arrival) -> bool:
+        epoch, seq = self.position
+        return arrival.at == (epoch, seq + 1) or (arrival.at[0] > epoch and arrival.at[1] == 1)
+
+    def _close(self, code: CloseCode, reason: str) -> Close:
+        self.state = State.CLOSED
+        return Close(code, reason)
+
+
+def _error(code: ErrorCode, message: str, *, retryable: bool = False, inbound_id: str | None = None) -> Send:
+    return Send(encode_frame(ErrorFrame(code=code, message=message, retryable=retryable, id=inbound_id)))

@@ -1,0 +1,270 @@
+"""The WebSocket edge: the shell that does what `ingress.connection` says."""
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from ingress.access import SessionAccess
+from ingress.connection import Arrival, CatchUp, Close, Command, Connection, Open, Publish, Send
+from ingress.delivery import Delivery
+from ingress.errors import IngressError
+from ingress.history import arrivals_after, since
+from ingress.inbound import InboundPublisher
+from ingress.origins import OriginPolicy
+from schemas.errors import InvalidFrame
+from schemas.frames import (
+    SUBPROTOCOL,
+    Accepted,
+    CancelFrame,
+    CloseCode,
+    ErrorCode,
+    ErrorFrame,
+    FeedbackFrame,
+    Hello,
+    MessageFrame,
+    decode_client_frame,
+    encode_frame,
+)
+from schemas.inbound import Cancel, Feedback, InboundEvent, Message
+from store.errors import StoreError
+from store.protocol import SessionStore
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """Bounds of one socket. Times in seconds."""
+
+    hello_timeout: float = 10.0
+    outbox_frames: int = 512
+    """Frames that may wait for a slow reader before it is closed."""
+
+
+class EdgeObserver(Protocol):
+    def socket_opened(self) -> None: ...
+
+    def socket_closed(self, code: int) -> None: ...
+
+    def frame_refused(self, code: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeParts:
+    """What the edge works with; handed in by the composition root."""
+
+    access: SessionAccess
+    inbound: InboundPublisher
+    delivery: Delivery
+    store: SessionStore
+    origins: OriginPolicy
+    observer: EdgeObserver
+    settings: EdgeSettings
+
+
+class Edge:
+    """Serves `/ws`."""
+
+    def __init__(self, parts: EdgeParts) -> None:
+        self._parts = parts
+        self._sockets: set[Socket] = set()
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One connection, from handshake to close."""
+        if not self._parts.origins.allows(websocket.headers):
+            # Before the handshake: the browser sees 403.
+            self._parts.observer.frame_refused("origin")
+            await websocket.close(CloseCode.FORBIDDEN, "origin not allowed")
+            return
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        socket = Socket(websocket, self._parts)
+        self._sockets.add(socket)
+        try:
+            await socket.run()
+        finally:
+            self._sockets.discard(socket)
+
+    @property
+    def sockets(self) -> int:
+        return len(self._sockets)
+
+    def close_all(self) -> None:
+        """Tells every client to reconnect, to another process, and resume."""
+        for socket in self._sockets:
+            socket.close(CloseCode.SERVICE_RESTART, "restarting")
+
+
+class Socket:
+    """One WebSocket: a reader that is this task, and a writer so that a slow client delays nobody else."""
+
+    def __init__(self, websocket: WebSocket, parts: EdgeParts) -> None:
+        self._websocket = websocket
+        self._parts = parts
+        self._connection = Connection()
+        self._outbox: deque[str] = deque()
+        self._wake = asyncio.Event()
+        self._closing: Close | None = None
+        self._catching_up: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        self._parts.observer.socket_opened()
+        code = int(CloseCode.GOING_AWAY)
+        writer = asyncio.create_task(self._write(), name="socket-writer")
+        reader = asyncio.create_task(self._read(), name="socket-reader")
+        try:
+            await asyncio.wait([writer, reader], return_when=asyncio.FIRST_COMPLETED)
+            if self._closing is not None:
+                # The writer still has the reason to tell; a client that doesn't read it won't hold us up.
+                await asyncio.wait([writer], timeout=1.0)
+                code = int(self._closing.code)
+        finally:
+            self._parts.delivery.unsubscribe(self._connection.session_id, self)
+            tasks = [writer, reader, *self._catching_up]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._report(tasks)
+            self._parts.observer.socket_closed(code)
+
+    def arrived(self, arrival: Arrival) -> None:
+        """A reply event of this session (`ingress.delivery.Subscriber`)."""
+        self._do(self._connection.arrived(arrival))
+
+    def delta(self, text: str) -> None:
+        self._do(self._connection.delta(text))
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        if self._closing is None:
+            self._closing = Close(code, reason)
+            self._wake.set()
+
+    async def _read(self) -> None:
+        try:
+            async with asyncio.timeout(self._parts.settings.hello_timeout):
+                await self._receive_one()
+        except TimeoutError:
+            self.close(CloseCode.HELLO_TIMEOUT, "hello_timeout")
+            return
+        while self._closing is None:
+            await self._receive_one()
+
+    async def _receive_one(self) -> None:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+        data = message.get("text") or message.get("bytes") or b""
+        try:
+            frame = decode_client_frame(data)
+        except InvalidFrame as error:
+            self._parts.observer.frame_refused(error.code)
+            self._do(self._connection.receive(error))
+            return
+        for command in self._connection.receive(frame):
+            match command:
+                case Open(hello):
+                    await self._open(hello)
+                case Publish(asked):
+                    await self._publish(asked)
+                case _:
+                    self._do([command])
+
+    def _do(self, commands: list[Command]) -> None:
+        """Commands that need no waiting."""
+        for command in commands:
+            match command:
+                case Send(text):
+                    self._send(text)
+                case Close(code, reason):
+                    self.close(code, reason)
+                case CatchUp(after_seq):
+                    task = asyncio.create_task(self._catch_up(after_seq), name="socket-catch-up")
+                    self._catching_up.add(task)
+                    task.add_done_callback(self._catching_up.discard)
+                case _:
+                    raise TypeError(f"{command} needs waiting")
+
+    def _send(self, text: str) -> None:
+        if len(self._outbox) >= self._parts.settings.outbox_frames:
+            self.close(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
+            return
+        self._outbox.append(text)
+        self._wake.set()
+
+    async def _open(self, hello: Hello) -> None:
+        parts = self._parts
+        try:
+            access = await parts.access.grant(hello.session_id, hello.token)
+            self._connection.session_id = access.session_id
+            # First subscribe, then read: what is published in between is buffered by the connection.
+            parts.delivery.subscribe(access.session_id, self)
+            newest, missed = await since(parts.store, access.session_id, hello.resume)
+        except IngressError as error:
+            parts.observer.frame_refused(error.code)
+            self._do(self._connection.refused(error.code, error.message, retryable=error.status == 503))
+            return
+        except StoreError:
+            log.exception("open_failed")
+            reason = "The session can't be read at the moment. Connect again."
+            self._do(self._connection.refused(ErrorCode.UNAVAILABLE, reason, retryable=True))
+            return
+        self._do(self._connection.opened(access.session_id, access.token, hello.resume, newest, missed))
+
+    async def _publish(self, frame: MessageFrame | CancelFrame | FeedbackFrame) -> None:
+        event = _inbound_event(frame, self._connection.session_id)
+        try:
+            await self._parts.inbound.publish(event)
+        except IngressError as error:
+            self._parts.observer.frame_refused(error.code)
+            retryable = error.retry_after_seconds is not None
+            refusal = ErrorFrame(code=error.code, message=error.message, retryable=retryable, id=event.id)
+            self._send(encode_frame(refusal))
+            return
+        if isinstance(frame, MessageFrame):
+            self._send(encode_frame(Accepted(id=frame.id)))
+
+    async def _catch_up(self, after_seq: int) -> None:
+        try:
+            arrivals = await arrivals_after(self._parts.store, self._connection.session_id, after_seq)
+        except StoreError:
+            log.exception("catch_up_failed")
+            self.close(CloseCode.TRY_AGAIN_LATER, "the session can't be read")
+            return
+        self._do(self._connection.caught_up(arrivals))
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._outbox:
+                await self._websocket.send_text(self._outbox.popleft())
+            if self._closing is not None:
+                with contextlib.suppress(RuntimeError):  # the client closed first
+                    await self._websocket.close(self._closing.code, self._closing.reason)
+                return
+
+    def _report(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            error = None if task.cancelled() else task.exception()
+            expected = isinstance(error, WebSocketDisconnect) or (
+                isinstance(error, RuntimeError) and self._websocket.client_state is WebSocketState.DISCONNECTED
+            )
+            if error is not None and not expected:
+                log.error("socket_failed", task=task.get_name(), exc_info=error)
+
+
+def _inbound_event(frame: MessageFrame | CancelFrame | FeedbackFrame, session_id: str) -> InboundEvent:
+    match frame:
+        case MessageFrame():
+            return Message(id=frame.id, session_id=session_id, text=frame.text, attachments=frame.attachments)
+        case CancelFrame():
+            return Cancel(id=f"cancel:{frame.id}"[:128], session_id=session_id, target=frame.id)
+        case FeedbackFrame():
+            # A judgement may be given, taken back and given again: each is an event of its own.
+            return Feedback(id=f"feedback-{uuid4()}", session_id=session_id, seq=frame.seq, score=frame.score)

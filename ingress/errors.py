@@ -1,0 +1,25 @@
+"""Errors of the ingress, as a client sees them."""
+
+from schemas.frames import ErrorCode
+
+
+class IngressError(Exception):
+    """A request that is refused: `status` for REST, `code` for both, and a sentence that says what to do."""
+
+    def __init__(self, status: int, code: ErrorCode, message: str, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
+def unavailable(what: str) -> IngressError:
+    """Kafka or the store doesn't answer; nothing was accepted."""
+    return IngressError(
+        503, ErrorCode.UNAVAILABLE, f"{what} Nothing was accepted; send it again.", retry_after_seconds=2
+    )
+
+
+def unauthorized(code: ErrorCode, message: str) -> IngressError:
+    return IngressError(401, code, message)

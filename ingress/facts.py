@@ -1,0 +1,57 @@
+"""Commands on the inbound topic and the fact that comes back on the reply topic."""
+
+import asyncio
+
+from ingress.connection import Arrival
+from ingress.delivery import Delivery
+from ingress.history import arrivals_after
+from ingress.inbound import InboundPublisher
+from schemas.inbound import InboundEvent
+from schemas.replies import ReplyEvent
+from store.protocol import SessionStore
+
+
+class _Waiter:
+    """A subscriber for the one event that answers `inbound_id`."""
+
+    def __init__(self, inbound_id: str) -> None:
+        self._inbound_id = inbound_id
+        self.fact: asyncio.Future[ReplyEvent] = asyncio.get_running_loop().create_future()
+
+    def arrived(self, arrival: Arrival) -> None:
+        if arrival.event.inbound_id == self._inbound_id and not self.fact.done():
+            self.fact.set_result(arrival.event)
+
+    def delta(self, text: str) -> None:
+        return None
+
+
+class Facts:
+    """Publishes an event and waits for what a worker made of it."""
+
+    def __init__(self, inbound: InboundPublisher, delivery: Delivery, store: SessionStore) -> None:
+        self._inbound = inbound
+        self._delivery = delivery
+        self._store = store
+
+    async def request(self, event: InboundEvent, wait_seconds: float) -> ReplyEvent | None:
+        """The fact, or None when it is not there in time; the event is accepted all the same.
+
+        Raises:
+            IngressError: Kafka did not take the event.
+            StoreUnavailable: the store can't be asked whether the event was answered before.
+        """
+        waiter = _Waiter(event.id)
+        self._delivery.subscribe(event.session_id, waiter)
+        try:
+            # A repeated request: its answer may have been given long ago and won't come again.
+            for arrival in await arrivals_after(self._store, event.session_id, 0):
+                waiter.arrived(arrival)
+            if not waiter.fact.done():
+                await self._inbound.publish(event)
+            async with asyncio.timeout(wait_seconds):
+                return await waiter.fact
+        except TimeoutError:
+            return None
+        finally:
+            self._delivery.unsubscribe(event.session_id, waiter)

@@ -1,0 +1,48 @@
+"""`bench`: what things cost, as ratios to a hand-written floor in one run."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ops.cli.console import err, out, print_json
+from ops.errors import OpsError
+
+app = typer.Typer(help="Benches: each starts its own Kafka and Redis.", no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Benches: each starts its own Kafka and Redis."""
+
+
+@app.command()
+def turns(
+    rounds: Annotated[int, typer.Option(min=1, help="Floor and product take turns this often.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of one measurement.")] = 8.0,
+    retrieval: Annotated[bool, typer.Option(help="Measure the product with retrieval, too.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """What a turn costs: socket to Kafka to worker to Redis to Kafka to socket."""
+    from ops.bench.measure import BenchError
+    from ops.bench.report import turns_table
+    from ops.bench.turns import run
+    from ops.local.process import ServerError
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+            task = bar.add_task("starting", total=None)
+            report = run(
+                rounds,
+                seconds,
+                retrieval,
+                lambda done, total, label: bar.update(task, completed=done, total=total, description=label),
+            )
+    except (BenchError, ServerError) as error:
+        raise OpsError(str(error)) from error
+    if as_json:
+        print_json(asdict(report))
+    else:
+        out.print(turns_table(report))

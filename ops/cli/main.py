@@ -1,0 +1,34 @@
+"""The commands, each in the file of its concern."""
+
+import sys
+
+import typer
+
+from ops.cli import bench, chat, check, knowledge, processes, publish, topics
+from ops.cli.console import err
+from ops.errors import OpsError
+
+app = typer.Typer(
+    name="supportstream",
+    help="A customer-support assistant as an event-driven worker pipeline on Kafka and Redis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for module in (processes, publish, chat, check):
+    module.register(app)
+app.add_typer(topics.app, name="topics")
+app.add_typer(knowledge.app, name="knowledge")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Entry point. An error that a person can act on is one line, not a traceback."""
+    try:
+        app()
+    except OpsError as error:
+        err.print(f"[red]supportstream:[/red] {error}", markup=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""How this process talks to Kafka: connection, producer, topics."""

@@ -1,0 +1,64 @@
+"""How Kafka is reached, as arguments that aiokafka's clients share."""
+
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.helpers import create_ssl_context
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConnection:
+    """Bootstrap servers and credentials. `embedded` marks the development broker, which knows neither idempotent
+    producers nor waking a waiting fetch."""
+
+    bootstrap_servers: str
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ssl_cafile: str | None = None
+    client_id: str = "supportstream"
+    embedded: bool = False
+
+    def client_arguments(self) -> dict[str, Any]:
+        """What every client takes."""
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers,
+            "client_id": self.client_id,
+            "security_protocol": self.security_protocol,
+        }
+        if self.security_protocol in ("SSL", "SASL_SSL"):
+            arguments["ssl_context"] = self._ssl_context()
+        if self.security_protocol.startswith("SASL_"):
+            arguments["sasl_mechanism"] = self.sasl_mechanism
+            arguments["sasl_plain_username"] = self.sasl_username
+            arguments["sasl_plain_password"] = self.sasl_password
+        return arguments
+
+    def fetch_arguments(self) -> dict[str, Any]:
+        """What every consumer takes on top."""
+        return {"fetch_max_wait_ms": 10} if self.embedded else {"fetch_max_wait_ms": 500}
+
+    def producer(self, *, request_timeout_ms: int, max_request_bytes: int = 1_048_576) -> AIOKafkaProducer:
+        """A producer that is sure of what it sent: all in-sync replicas, and no duplicates by its own retries."""
+        return AIOKafkaProducer(
+            **self.client_arguments(),
+            acks="all",
+            enable_idempotence=not self.embedded,
+            request_timeout_ms=request_timeout_ms,
+            max_request_size=max_request_bytes,
+            linger_ms=0,
+            max_batch_size=262_144,
+        )
+
+    def reader(self, **arguments: Any) -> AIOKafkaConsumer:
+        """A consumer without a group: it never moves anybody's offsets."""
+        return AIOKafkaConsumer(
+            **self.client_arguments(), **self.fetch_arguments(), enable_auto_commit=False, group_id=None, **arguments
+        )
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_cafile)
+        return context

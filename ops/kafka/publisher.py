@@ -1,0 +1,126 @@
+"""The producer of a process: sizes checked before sending, every send bounded in time, replaced when it breaks."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+)
+
+from schemas.publishing import BrokerUnavailable, Position, Record, RecordTooLarge
+
+log = structlog.get_logger(__name__)
+
+
+class KafkaPublisher:
+    """Keeps the promises of `schemas.publishing.Publisher`.
+
+    After a refused or expired batch an idempotent aiokafka producer may refuse everything that follows, so a failed
+    send retires the producer: the next send starts a new one. Records that the old one still delivers are duplicates
+    by id, which readers drop.
+    """
+
+    def __init__(
+        self,
+        make_producer: Callable[[], AIOKafkaProducer],
+        *,
+        timeout_seconds: float = 10.0,
+        max_record_bytes: int = 1_048_576 - 4_096,
+    ) -> None:
+        self._make_producer = make_producer
+        self._timeout = timeout_seconds
+        self._max_record_bytes = max_record_bytes
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Connects. Raises BrokerUnavailable when no broker answers in time."""
+        await self._current()
+
+    async def publish(self, record: Record) -> Position:
+        size = len(record.key or b"") + len(record.value or b"") + sum(len(k) + len(v) for k, v in record.headers)
+        if size > self._max_record_bytes:
+            raise RecordTooLarge(
+                f"A record of {size} bytes for {record.topic} is over the limit of {self._max_record_bytes}."
+            )
+        producer = self._producer
+        try:
+            async with asyncio.timeout(self._timeout):
+                if producer is None:
+                    producer = await self._current()
+                delivery = await producer.send(
+                    record.topic, record.value, record.key, record.partition, None, record.headers
+                )
+                # Shielded: giving up waiting must not cancel a future that the producer's batch shares.
+                metadata = await asyncio.shield(delivery)
+        except (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError) as error:
+            self._retire(producer)
+            raise RecordTooLarge(f"The broker refused a record of {size} bytes for {record.topic}.") from error
+        except (KafkaError, TimeoutError, OSError) as error:
+            self._retire(producer)
+            reason = str(error) or f"no answer in {self._timeout:g} s"
+            raise BrokerUnavailable(f"Kafka did not take a record for {record.topic}: {reason}") from error
+        return Position(metadata.topic, metadata.partition, metadata.offset)
+
+    async def partitions_of(self, topic: str) -> int:
+        """How many partitions `topic` has.
+
+        Raises:
+            BrokerUnavailable: no broker answers, or there is no such topic.
+        """
+        producer = await self._current()
+        try:
+            async with asyncio.timeout(self._timeout):
+                return len(await producer.partitions_for(topic))
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise BrokerUnavailable(f"Topic {topic} is not there. Create it: supportstream topics create") from error
+
+    async def check(self) -> None:
+        """Raises BrokerUnavailable unless a broker answers now."""
+        producer = await self._current()
+        if not await producer.client.force_metadata_update():
+            raise BrokerUnavailable("No Kafka broker answers.")
+
+    async def close(self) -> None:
+        """Delivers what is under way, within the time limit."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self._retire(producer)
+        if self._retired:
+            await asyncio.wait(self._retired, timeout=self._timeout)
+
+    async def _current(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                producer = self._make_producer()
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        await producer.start()
+                except (KafkaError, TimeoutError, OSError) as error:
+                    await producer.stop()
+                    raise BrokerUnavailable(f"Kafka does not answer: {error or 'timed out'}") from error
+                self._producer = producer
+            return self._producer
+
+    def _retire(self, producer: AIOKafkaProducer | None) -> None:
+        if producer is None:
+            return
+        if producer is self._producer:
+            self._producer = None
+        task = asyncio.create_task(self._stop(producer), name="retired-producer")
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    async def _stop(self, producer: AIOKafkaProducer) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await producer.stop()
+        except (KafkaError, KafkaTimeoutError, TimeoutError, OSError) as error:
+            log.warning("producer_stop_failed", error=str(error) or type(error).__name__)

@@ -1,0 +1,110 @@
+"""Creating, showing and checking the topics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from ops.errors import OpsError
+from ops.kafka.connection import KafkaConnection
+from schemas.topics import TopicSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """One topic as the broker has it. `partitions` 0: it isn't there."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: dict[str, str]
+
+
+class TopicAdmin:
+    """Talks to the broker about topics; use as an async context manager."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+        self._client = AIOKafkaAdminClient(**connection.client_arguments())
+
+    async def __aenter__(self) -> "TopicAdmin":
+        try:
+            await self._client.start()
+        except (KafkaError, OSError) as error:
+            await self._client.close()
+            raise OpsError(f"No Kafka broker answers at {self._connection.bootstrap_servers}: {error}") from error
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+
+    async def create(self, specs: Sequence[TopicSpec], replication_factor: int) -> list[str]:
+        """Creates what is missing; returns the names of those created.
+
+        Raises:
+            OpsError: the broker refused one.
+        """
+        response = await self._client.create_topics(
+            [
+                NewTopic(
+                    spec.name,
+                    spec.partitions,
+                    replication_factor,
+                    # aiokafka wants a choice between counts and an assignment; -1 (the broker's default) needs both.
+                    replica_assignments={} if replication_factor == -1 else None,
+                    topic_configs=spec.configs,
+                )
+                for spec in specs
+            ]
+        )
+        created = []
+        for name, code, *message in response.topic_errors:
+            error = for_code(code)
+            if not code:
+                created.append(name)
+            elif error is not TopicAlreadyExistsError:
+                raise OpsError(f"Topic {name} was not created: {error.__name__} {' '.join(filter(None, message))}")
+        return created
+
+    async def describe(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
+        """The state of each topic, in the order of `specs`."""
+        # Asking about a topic that isn't there may create it, where a broker allows that.
+        present = set(await self._client.list_topics()).intersection(spec.name for spec in specs)
+        described = await self._client.describe_topics(sorted(present)) if present else []
+        found = {topic["topic"]: topic["partitions"] for topic in described if not topic["error_code"]}
+        configs = await self._configs(list(found))
+        return [
+            TopicState(
+                spec.name,
+                len(partitions := found.get(spec.name, [])),
+                len(partitions[0]["replicas"]) if partitions else 0,
+                configs.get(spec.name, {}),
+            )
+            for spec in specs
+        ]
+
+    async def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        if not names or self._connection.embedded:
+            return {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        responses = await self._client.describe_configs(resources)
+        return {
+            resource[3]: {entry[0]: entry[1] for entry in resource[4]}
+            for response in responses
+            for resource in response.resources
+        }
+
+
+def problems(spec: TopicSpec, state: TopicState) -> list[str]:
+    """What about the topic differs from what the pipeline needs, as sentences; none: all is well."""
+    if state.partitions == 0:
+        return [f"{spec.name} is missing: supportstream topics create"]
+    found = []
+    if state.partitions != spec.partitions:
+        found.append(f"{spec.name} has {state.partitions} partitions, TOPIC_PARTITIONS says {spec.partitions}")
+    for name, wanted in spec.configs.items():
+        if state.config and state.config.get(name) != wanted:
+            found.append(f"{spec.name}: {name} is {state.config.get(name)}, expected {wanted}")
+    return found

@@ -1,0 +1,1 @@
+"""Real servers as plain child processes, for tests, benches and `supportstream dev`."""

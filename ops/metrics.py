@@ -1,0 +1,102 @@
+"""Prometheus metrics of a process. Names follow Prometheus' conventions: base units, `_total` for counters."""
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from workers.observer import LockReason
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """Everything that this process counts; also the observers that workers and ingress report to."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            registry.register(collector)
+        self._turns = Histogram(
+            "supportstream_turn_seconds",
+            "From taking a record to its acknowledged reply, by outcome.",
+            ["outcome"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._lock_path = Counter(
+            "supportstream_lock_path_turns",
+            "Turns that ran under the session lock because the partition gave no ownership, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._stale = Counter(
+            "supportstream_stale_writes", "Writes refused because the session had moved on.", registry=registry
+        )
+        self._fenced = Counter(
+            "supportstream_fenced_writes", "Writes refused because a later owner had written.", registry=registry
+        )
+        self._retries = Counter(
+            "supportstream_turn_retries", "Turns tried again, by error.", ["error"], registry=registry
+        )
+        self._dead_letters = Counter(
+            "supportstream_dead_letters", "Records in the dead letter topic, by reason.", ["reason"], registry=registry
+        )
+        self._republished = Counter(
+            "supportstream_republished_replies", "Stored replies published again.", registry=registry
+        )
+        self._accepted = Counter(
+            "supportstream_inbound_accepted", "Inbound events that Kafka acknowledged.", registry=registry
+        )
+        self._sockets = Gauge("supportstream_sockets", "Open WebSockets.", registry=registry)
+        self._closed = Counter(
+            "supportstream_sockets_closed", "WebSockets closed, by close code.", ["code"], registry=registry
+        )
+        self._refused = Counter(
+            "supportstream_requests_refused", "Frames and requests refused, by code.", ["code"], registry=registry
+        )
+
+    def turn_finished(self, outcome: str, seconds: float) -> None:
+        self._turns.labels(outcome).observe(seconds)
+
+    def lock_path(self, reason: LockReason) -> None:
+        self._lock_path.labels(reason).inc()
+
+    def stale_write(self) -> None:
+        self._stale.inc()
+
+    def fenced_write(self) -> None:
+        self._fenced.inc()
+
+    def retried(self, error: str) -> None:
+        self._retries.labels(error).inc()
+
+    def dead_letter(self, reason: str) -> None:
+        self._dead_letters.labels(reason).inc()
+
+    def republished(self) -> None:
+        self._republished.inc()
+
+    def inbound_accepted(self) -> None:
+        self._accepted.inc()
+
+    def socket_opened(self) -> None:
+        self._sockets.inc()
+
+    def socket_closed(self, code: int) -> None:
+        self._sockets.dec()
+        self._closed.labels(str(code)).inc()
+
+    def frame_refused(self, code: str) -> None:
+        self._refused.labels(code).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """Body and content type of `/metrics`."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,1 @@
+"""The processes: worker, ingress, and `dev`, which is both and their broker."""

@@ -1,0 +1,88 @@
+"""The ingress process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+
+import structlog
+from aiokafka.errors import KafkaError
+from fastapi import FastAPI
+
+from ingress.app import IngressParts, create_app
+from ingress.edge import Edge
+from ingress.health import Check
+from ingress.replies import ReplyReader
+from ops import wiring
+from ops.errors import OpsError
+from ops.kafka.connection import KafkaConnection
+from ops.metrics import Metrics
+from ops.settings import Settings
+from schemas.publishing import PublishError
+from schemas.topics import MAX_EVENT_BYTES
+from store.errors import StoreError
+from store.protocol import SessionStore
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def ingress_app(
+    settings: Settings,
+    connection: KafkaConnection,
+    store: SessionStore,
+    metrics: Metrics,
+    worker_checks: dict[str, Check] | None = None,
+) -> AsyncIterator[tuple[FastAPI, Edge]]:
+    """The application, connected. `worker_checks` are those of a worker in the same process.
+
+    Raises:
+        OpsError: the broker, a topic or the store is missing.
+    """
+    topics = wiring.topic_names(settings)
+    kafka = wiring.publisher(settings, connection, max_record_bytes=MAX_EVENT_BYTES)
+    try:
+        await store.ping()
+        await kafka.start()
+        partitions = await kafka.partitions_of(topics.inbound)
+        side = wiring.edge_side(settings, store=store, kafka=kafka, partitions=partitions, metrics=metrics)
+        reader = ReplyReader(lambda: connection.reader(auto_offset_reset="latest"), topics, side.delivery)
+        await reader.start(await kafka.partitions_of(topics.replies))
+        if settings.token_secret is None:
+            log.warning("token_secret_made_up", hint="tokens end with this process; set TOKEN_SECRET to keep them")
+
+        async def replies_are_read() -> None:
+            if not reader.running:
+                raise OpsError("the reply reader has stopped")
+
+        async def describe() -> dict[str, object]:
+            return {
+                "name": "supportstream",
+                "version": version("supportstream"),
+                "environment": settings.environment,
+                "status": "running",
+                "features": ["websocket", "chat", "resume", "chat page"],
+                "sockets": side.edge.sockets,
+                "session_store": asdict(await store.stats()),
+            }
+
+        parts = IngressParts(
+            edge=side.edge,
+            access=side.access,
+            facts=side.facts,
+            store=store,
+            origins=side.origins,
+            ready={"kafka": kafka.check, "session_store": store.ping, **(worker_checks or {})},
+            live={"reply_reader": replies_are_read},
+            describe=describe,
+            metrics=metrics.render,
+        )
+        app = create_app(parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug)
+        try:
+            yield app, side.edge
+        finally:
+            await reader.stop()
+    except (PublishError, StoreError, KafkaError) as error:
+        raise OpsError(str(error) or type(error).__name__) from error
+    finally:
+        await kafka.close()

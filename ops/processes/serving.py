@@ -1,0 +1,95 @@
+"""Running an ASGI application by uvicorn, until a signal says stop."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from ops.errors import OpsError
+from schemas.frames import MAX_FRAME_BYTES
+
+DRAIN_SECONDS = 10
+
+
+class StopSignal:
+    """Set by SIGTERM and SIGINT. A second one ends the process at once; nothing is lost by that either way."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._callbacks: list[Callable[[], None]] = []
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received)
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the signal comes."""
+        self._callbacks.append(callback)
+
+    def set(self) -> None:
+        if not self._event.is_set():
+            self._event.set()
+            for callback in self._callbacks:
+                callback()
+
+    def _received(self) -> None:
+        if self._event.is_set():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        self.set()
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the process has one place for them."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OpsError: the port is taken, or the host is none of this machine's.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2_048, reuse_port=False
+        )
+    except OSError as error:
+        raise OpsError(f"Can't listen on {host}:{port}: {error.strerror}. Set API_PORT or --port.") from error
+
+
+async def serve(app: Any, listener: socket.socket, stop: StopSignal) -> None:
+    """Serves until `stop`; open requests then get `DRAIN_SECONDS`."""
+    server = Server(
+        uvicorn.Config(
+            app,
+            ws="websockets-sansio",
+            http="httptools",
+            ws_max_size=MAX_FRAME_BYTES,
+            # Small frames: compressing costs more memory and CPU than it saves.
+            ws_per_message_deflate=False,
+            log_config=None,
+            access_log=False,
+            # Who may set X-Forwarded-For is decided by an explicit list, not by uvicorn's default.
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            lifespan="off",
+        )
+    )
+
+    def leave() -> None:
+        server.should_exit = True
+
+    stop.then(leave)
+    await server.serve(sockets=[listener])

@@ -1,0 +1,160 @@
+"""The worker process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ops import wiring
+from ops.errors import OpsError
+from ops.kafka.connection import KafkaConnection
+from ops.metrics import Metrics
+from ops.settings import Settings
+from schemas.publishing import PublishError
+from schemas.topics import TopicNames
+from store.errors import StoreError
+from store.protocol import SessionStore
+from workers.app import WorkerApp
+from workers.dispatch import Dispatcher
+from workers.generation.null import NullGenerator
+from workers.generation.protocol import Generator, Retriever
+
+if TYPE_CHECKING:
+    from workers.retrieval.embedder import Embedder
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningWorker:
+    """What the health report reads of a worker at work."""
+
+    dispatcher: Dispatcher
+    knowledge: Callable[[], dict[str, object]]
+
+    async def ready(self) -> None:
+        """Raises OpsError while a partition can't be worked on."""
+        for problem in self.dispatcher.refused.values():
+            raise OpsError(problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Brain:
+    generator: Generator
+    retriever: Retriever | None
+    knowledge: Callable[[], dict[str, object]]
+
+
+@asynccontextmanager
+async def running_worker(
+    settings: Settings,
+    connection: KafkaConnection,
+    store: SessionStore,
+    metrics: Metrics,
+    embedder: "Embedder | None" = None,
+) -> AsyncIterator[RunningWorker]:
+    """A worker in the group, from ready until drained. Without an `embedder` it loads and closes its own.
+
+    Raises:
+        OpsError: the broker, a topic, the store or the model is missing.
+    """
+    topics = wiring.topic_names(settings)
+    kafka = wiring.publisher(settings, connection, max_record_bytes=wiring.WORKER_RECORD_BYTES)
+    app = WorkerApp(wiring.group_settings(settings, connection))
+    try:
+        await store.ping()
+        await kafka.start()
+        await kafka.partitions_of(topics.inbound)
+        async with _brain(settings, connection, topics, embedder) as brain:
+            parts = wiring.worker_parts(
+                settings,
+                store=store,
+                kafka=kafka,
+                generator=brain.generator,
+                retriever=brain.retriever,
+                consumer=app.consumer,
+                observer=metrics,
+            )
+
+            async def count_partitions() -> None:
+                parts.turns.partitions = await kafka.partitions_of(topics.inbound)
+
+            await count_partitions()
+            await app.start(parts.dispatcher, count_partitions)
+            log.info("worker_started", **_described(settings), **brain.knowledge())
+            try:
+                yield RunningWorker(parts.dispatcher, brain.knowledge)
+            finally:
+                await app.stop()
+                log.info("worker_stopped")
+    except (PublishError, StoreError) as error:
+        raise OpsError(str(error)) from error
+    finally:
+        await kafka.close()
+
+
+def _described(settings: Settings) -> dict[str, object]:
+    return {
+        "store": settings.store_type,
+        "ordering": settings.ordering,
+        "locking": "for records outside their home partition",
+        "fingerprinting": "off",
+        "encryption": "off",
+        "generator": settings.generator,
+        "concurrency": settings.worker_concurrency,
+    }
+
+
+@asynccontextmanager
+async def _brain(
+    settings: Settings, connection: KafkaConnection, topics: TopicNames, given: "Embedder | None"
+) -> AsyncIterator[_Brain]:
+    if settings.generator == "null":
+        yield _Brain(NullGenerator(), None, dict)
+        return
+    # Only a worker that retrieves needs torch; importing it takes seconds.
+    from workers.generation.extractive import ExtractiveGenerator
+    from workers.retrieval.follow import KnowledgeFollower
+    from workers.retrieval.knowledge import KnowledgeState
+    from workers.retrieval.retriever import KnowledgeRetriever
+
+    embedder = given or await load_embedder(settings)
+    follower = KnowledgeFollower(
+        topics.knowledge,
+        wiring.knowledge_consumer(connection),
+        lambda: KnowledgeState(embedder.name, embedder.dimensions),
+    )
+    follower.start()
+    try:
+        await follower.ready()
+        if not len(follower.index):
+            log.warning("knowledge_empty", hint="supportstream knowledge add FILE…")
+
+        def knowledge() -> dict[str, object]:
+            index = follower.index
+            return {"documents": index.documents, "passages": len(index), "kb_version": index.kb_version}
+
+        generator = ExtractiveGenerator(pace_words_per_second=settings.answer_pace_words_per_second)
+        yield _Brain(generator, KnowledgeRetriever(embedder, lambda: follower.index), knowledge)
+    finally:
+        await follower.stop()
+        if given is None:
+            await asyncio.to_thread(embedder.close)
+
+
+async def load_embedder(settings: Settings) -> "Embedder":
+    """The embedding model of the settings.
+
+    Raises:
+        OpsError: it is not installed or can't be loaded.
+    """
+    from workers.retrieval.embedder import PACKAGED_MODEL, Embedder
+    from workers.retrieval.errors import RetrievalError
+
+    try:
+        return await asyncio.to_thread(Embedder.load, settings.embedding_model or PACKAGED_MODEL)
+    except RetrievalError as error:
+        raise OpsError(str(error)) from error

@@ -1,0 +1,38 @@
+"""The worker's own small HTTP port: `/health*` and `/metrics`."""
+
+from dataclasses import asdict
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from ingress.health import health_router
+from ingress.middleware import ResponseHeaders, install_error_handlers
+from ops.metrics import Metrics
+from ops.processes.worker import RunningWorker
+from store.protocol import SessionStore
+
+
+def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) -> FastAPI:
+    async def always() -> None:
+        return None
+
+    async def describe() -> dict[str, object]:
+        return {
+            "partitions": sorted(str(partition) for partition in worker.dispatcher.assignments),
+            "open_records": worker.dispatcher.open_records,
+            "knowledge": worker.knowledge(),
+            "session_store": asdict(await store.stats()),
+        }
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    install_error_handlers(app, debug=False)
+    app.add_middleware(ResponseHeaders)
+    ready = {"partitions": worker.ready, "session_store": store.ping}
+    app.include_router(health_router(ready, {"event_loop": always}, describe))
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        body, content_type = metrics.render()
+        return Response(body, headers={"content-type": content_type})
+
+    return app

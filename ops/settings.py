@@ -1,0 +1,163 @@
+"""All settings, from the environment and `.env`. A wrong, unknown or contradictory one is an error at start."""
+
+import difflib
+import os
+import secrets
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ops.errors import UsageError
+
+DAY_SECONDS = 24 * 60 * 60
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Field names in upper case are the environment variables. Times in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True)
+
+    environment: Literal["development", "production"] = "development"
+    """In production nothing has an insecure default: secrets must be set."""
+    debug: bool = False
+    """Serves `/docs` and shows details of unexpected errors."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """`auto`: console on a terminal, JSON elsewhere."""
+
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    api_prefix: Annotated[str, Field(pattern=r"^/[a-z0-9/._-]*[a-z0-9]$")] = "/api/v1"
+    cors_origins: CommaSeparated = ()
+    """Web origins that may connect, exact and comma-separated; none: only the pages served from here."""
+    token_secret: SecretStr | None = None
+    """Signs session tokens; the same for all ingress processes, at least 32 characters."""
+    token_ttl_seconds: Annotated[int, Field(ge=60)] = 7 * DAY_SECONDS
+    socket_outbox_frames: Annotated[int, Field(ge=8)] = 512
+    """Frames that may wait for a slow WebSocket client before it is told to reconnect."""
+
+    kafka_bootstrap_servers: str | None = None
+    """None: `dev` starts an embedded broker, everything else refuses to start."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: str | None = None
+    kafka_send_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "support."
+    topic_partitions: Annotated[int, Field(ge=1, le=10_000)] = 12
+    topic_replication_factor: Annotated[int, Field(ge=-1, le=9)] = -1
+    """-1: the broker's default."""
+    extra_inbound_topics: CommaSeparated = ()
+    """Further topics of inbound events; their turns run under the lock."""
+    consumer_group: Annotated[str, Field(min_length=1)] = "supportstream-workers"
+
+    session_store_type: Literal["in_memory", "redis"] | None = None
+    """None: Redis if REDIS_URL is set, else in memory (which only `dev` can use)."""
+    session_timeout_seconds: Annotated[int, Field(ge=1)] = DAY_SECONDS
+    """How long the in-memory store keeps a session after its last activity."""
+    session_l1_cache_enabled: bool = True
+    session_l1_cache_size: Annotated[int, Field(ge=0)] = 10_000
+    session_l1_cache_ttl_seconds: Annotated[float, Field(gt=0)] = 3_600.0
+    session_lock_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    session_lock_retry_attempts: Annotated[int, Field(ge=1)] = 3
+    redis_url: SecretStr | None = None
+    redis_max_connections: Annotated[int, Field(ge=1)] = 50
+    redis_socket_timeout: Annotated[float, Field(gt=0)] = 5.0
+    redis_socket_connect_timeout: Annotated[float, Field(gt=0)] = 5.0
+    redis_retry_on_timeout: bool = True
+    redis_health_check_interval: Annotated[int, Field(ge=0)] = 30
+    redis_session_ttl_seconds: Annotated[int, Field(ge=1)] = 30 * DAY_SECONDS
+    redis_session_key_prefix: Annotated[str, Field(min_length=1)] = "agent:session:"
+
+    worker_concurrency: Annotated[int, Field(ge=1)] = 256
+    """Sessions that one worker answers at once."""
+    worker_max_open_per_partition: Annotated[int, Field(ge=2)] = 1_000
+    worker_drain_seconds: Annotated[float, Field(ge=0)] = 20.0
+    worker_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Port of the worker's `/health*` and `/metrics`; 0: none."""
+    worker_instance_id: str | None = None
+    """Static group membership: unique and stable per worker, so that a restart moves no partitions."""
+    worker_session_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
+    ordering: Literal["partition", "lock"] = "partition"
+    """`lock`: every turn runs under a session lock, for topics that are not keyed by session."""
+    turn_attempts: Annotated[int, Field(ge=1)] = 5
+
+    generator: Literal["extractive", "null"] = "extractive"
+    embedding_model: str | None = None
+    """Name or path of a sentence-transformers model; None: the packaged all-MiniLM-L6-v2."""
+    answer_pace_words_per_second: Annotated[float, Field(ge=0)] = 0.0
+    """Streams answers at this pace; 0: whole, at once."""
+
+    @field_validator("cors_origins", "extra_inbound_topics", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_exact(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            scheme, _, host = origin.partition("://")
+            if scheme not in ("http", "https") or not host or "/" in host or "*" in host:
+                raise ValueError(f"{origin!r} is no exact origin; write it like https://shop.example")
+        return origins
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.session_store_type == "redis" and self.redis_url is None:
+            raise ValueError("SESSION_STORE_TYPE=redis needs REDIS_URL")
+        if self.session_store_type == "in_memory" and self.redis_url is not None:
+            raise ValueError("REDIS_URL is set, but SESSION_STORE_TYPE=in_memory; unset one of them")
+        if self.kafka_security_protocol.startswith("SASL_") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError(
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs KAFKA_SASL_USERNAME and "
+                "KAFKA_SASL_PASSWORD"
+            )
+        if self.environment == "production":
+            if self.token_secret is None:
+                raise ValueError(
+                    "ENVIRONMENT=production needs TOKEN_SECRET; make one: "
+                    'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+                )
+            if self.debug:
+                raise ValueError("DEBUG can't be on when ENVIRONMENT=production")
+        if self.token_secret is not None and len(self.token_secret.get_secret_value()) < 32:
+            raise ValueError("TOKEN_SECRET must have at least 32 characters")
+        return self
+
+    @property
+    def store_type(self) -> Literal["in_memory", "redis"]:
+        return self.session_store_type or ("redis" if self.redis_url else "in_memory")
+
+    def signing_secret(self) -> str:
+        """The token secret; in development one that is made up for this run."""
+        return self.token_secret.get_secret_value() if self.token_secret else secrets.token_urlsafe(48)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with `overrides` first.
+
+    Raises:
+        UsageError: one line that names the setting and what is wrong with it.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith("SESSION_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"{name} is not a setting{hint}")
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, known, n=1)
+            message = "is not a setting" + (f"; did you mean {close[0]}?" if close else "")
+        raise UsageError(f"{name}: {message}" if name else message) from error

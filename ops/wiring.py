@@ -1,0 +1,224 @@
+"""The composition root: from settings to the parts of a process. Nothing else constructs across packages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from ingress.access import SessionAccess
+from ingress.delivery import Delivery
+from ingress.edge import Edge, EdgeParts, EdgeSettings
+from ingress.facts import Facts
+from ingress.inbound import InboundPublisher
+from ingress.origins import OriginPolicy
+from ingress.tokens import SessionTokens
+from ops.errors import UsageError
+from ops.kafka.connection import KafkaConnection
+from ops.kafka.publisher import KafkaPublisher
+from ops.metrics import Metrics
+from ops.settings import Settings
+from schemas.topics import MAX_EVENT_BYTES, TopicNames
+from store.connect import RedisSettings, connect
+from store.l1 import L1Cache
+from store.memory import MemorySessionStore
+from store.protocol import SessionStore
+from store.redis import RedisSessionStore
+from store.redis.sessions import LockSettings
+from workers.app import GroupSettings
+from workers.cancellations import Cancellations
+from workers.dead_letters import DeadLetters
+from workers.dispatch import Consumer, Dispatcher, DispatchSettings
+from workers.generation.protocol import Generator, Retriever
+from workers.observer import Observer
+from workers.recovery import ResilientTurns, RetrySettings
+from workers.turn import TurnParts, TurnProcessor, utc_now
+
+CLAIM_WAIT_SECONDS = 10.0
+
+
+def topic_names(settings: Settings) -> TopicNames:
+    return TopicNames(settings.topic_prefix)
+
+
+def kafka_connection(settings: Settings) -> KafkaConnection:
+    """Raises UsageError when no broker is set."""
+    if settings.kafka_bootstrap_servers is None:
+        raise UsageError("KAFKA_BOOTSTRAP_SERVERS is not set; `supportstream dev` runs without a broker of yours")
+    password = settings.kafka_sasl_password
+    return KafkaConnection(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        security_protocol=settings.kafka_security_protocol,
+        sasl_mechanism=settings.kafka_sasl_mechanism,
+        sasl_username=settings.kafka_sasl_username,
+        sasl_password=password.get_secret_value() if password else None,
+        ssl_cafile=settings.kafka_ssl_cafile,
+    )
+
+
+def publisher(settings: Settings, connection: KafkaConnection, *, max_record_bytes: int) -> KafkaPublisher:
+    timeout = settings.kafka_send_timeout_seconds
+    return KafkaPublisher(
+        lambda: connection.producer(
+            request_timeout_ms=int(timeout * 1000), max_request_bytes=max_record_bytes + 64 * 1024
+        ),
+        timeout_seconds=timeout,
+        max_record_bytes=max_record_bytes,
+    )
+
+
+def session_store(settings: Settings) -> SessionStore:
+    """The store, not connected yet."""
+    if settings.redis_url is None:
+        return MemorySessionStore(
+            ttl_seconds=settings.session_timeout_seconds,
+            lock_timeout_seconds=settings.session_lock_timeout_seconds * settings.session_lock_retry_attempts,
+        )
+    client = connect(
+        RedisSettings(
+            url=settings.redis_url.get_secret_value(),
+            max_connections=settings.redis_max_connections,
+            socket_timeout=settings.redis_socket_timeout,
+            socket_connect_timeout=settings.redis_socket_connect_timeout,
+            retry_on_timeout=settings.redis_retry_on_timeout,
+            health_check_interval=settings.redis_health_check_interval,
+        )
+    )
+    return RedisSessionStore(
+        client,
+        ttl_seconds=settings.redis_session_ttl_seconds,
+        key_prefix=settings.redis_session_key_prefix,
+        lock=LockSettings(settings.session_lock_timeout_seconds, settings.session_lock_retry_attempts),
+    )
+
+
+def shared_session_store(settings: Settings) -> SessionStore:
+    """The store of a process that is not alone. Raises UsageError for the in-memory one, which nobody else sees."""
+    if settings.store_type != "redis":
+        raise UsageError("REDIS_URL is not set; ingress and workers in separate processes share sessions in Redis")
+    return session_store(settings)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """A worker, ready to be fed."""
+
+    dispatcher: Dispatcher
+    turns: TurnProcessor
+    l1: L1Cache
+
+
+def worker_parts(
+    settings: Settings,
+    *,
+    store: SessionStore,
+    kafka: KafkaPublisher,
+    generator: Generator,
+    retriever: Retriever | None,
+    consumer: Consumer,
+    observer: Observer,
+) -> WorkerParts:
+    topics = topic_names(settings)
+    l1 = L1Cache(
+        size=settings.session_l1_cache_size if settings.session_l1_cache_enabled else 0,
+        ttl_seconds=settings.session_l1_cache_ttl_seconds,
+    )
+    cancellations = Cancellations()
+    turns = TurnProcessor(
+        TurnParts(
+            store=store,
+            l1=l1,
+            publisher=kafka,
+            topics=topics,
+            retriever=retriever,
+            generator=generator,
+            cancellations=cancellations,
+            observer=observer,
+            lock_everything=settings.ordering == "lock",
+        )
+    )
+    resilient = ResilientTurns(
+        turns, DeadLetters(kafka, topics.dlq), observer, RetrySettings(attempts=settings.turn_attempts)
+    )
+    dispatcher = Dispatcher(
+        run_turn=resilient.run,
+        store=store,
+        l1=l1,
+        cancellations=cancellations,
+        observer=observer,
+        consumer=consumer,
+        settings=DispatchSettings(
+            concurrency=settings.worker_concurrency,
+            max_open_per_partition=settings.worker_max_open_per_partition,
+            drain_timeout=settings.worker_drain_seconds,
+        ),
+    )
+    return WorkerParts(dispatcher, turns, l1)
+
+
+def group_settings(settings: Settings, connection: KafkaConnection) -> GroupSettings:
+    return GroupSettings(
+        bootstrap_servers=connection.bootstrap_servers,
+        topics=(topic_names(settings).inbound, *settings.extra_inbound_topics),
+        group_id=settings.consumer_group,
+        instance_id=settings.worker_instance_id,
+        session_timeout_ms=settings.worker_session_timeout_ms,
+        heartbeat_interval_ms=max(300, settings.worker_session_timeout_ms // 4),
+        fetch_max_wait_ms=connection.fetch_arguments()["fetch_max_wait_ms"],
+        security=_faststream_security(connection),
+    )
+
+
+def _faststream_security(connection: KafkaConnection) -> BaseSecurity | None:
+    arguments = connection.client_arguments()
+    ssl_context = arguments.get("ssl_context")
+    if not connection.security_protocol.startswith("SASL_"):
+        return BaseSecurity(ssl_context=ssl_context) if ssl_context else None
+    kind = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}[
+        connection.sasl_mechanism
+    ]
+    return kind(connection.sasl_username or "", connection.sasl_password or "", ssl_context=ssl_context)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSide:
+    """The ingress without its HTTP shell."""
+
+    edge: Edge
+    access: SessionAccess
+    facts: Facts
+    delivery: Delivery
+    origins: OriginPolicy
+
+
+def edge_side(
+    settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, partitions: int, metrics: Metrics
+) -> EdgeSide:
+    delivery = Delivery()
+    inbound = InboundPublisher(
+        kafka, topic_names(settings), partitions, lambda: utc_now().rfc3339, metrics.inbound_accepted
+    )
+    facts = Facts(inbound, delivery, store)
+    tokens = SessionTokens(settings.signing_secret(), ttl_seconds=settings.token_ttl_seconds)
+    access = SessionAccess(tokens, facts, store, CLAIM_WAIT_SECONDS)
+    origins = OriginPolicy(frozenset(settings.cors_origins))
+    edge = Edge(
+        EdgeParts(
+            access=access,
+            inbound=inbound,
+            delivery=delivery,
+            store=store,
+            origins=origins,
+            observer=metrics,
+            settings=EdgeSettings(outbox_frames=settings.socket_outbox_frames),
+        )
+    )
+    return EdgeSide(edge, access, facts, delivery, origins)
+
+
+def knowledge_consumer(connection: KafkaConnection) -> Callable[[], AIOKafkaConsumer]:
+    return lambda: connection.reader(auto_offset_reset="earliest", max_partition_fetch_bytes=16 * 1024 * 1024)
+
+
+WORKER_RECORD_BYTES = 2 * MAX_EVENT_BYTES
+"""A dead letter is an inbound record with its reason on top."""

@@ -1,0 +1,27 @@
+"""Deltas: pieces of an answer while it is made. Short-lived and best effort; the reply is the truth."""
+
+from pydantic import TypeAdapter
+
+from schemas.identity import InboundId, SessionId
+from schemas.inbound import WireModel
+
+
+class Delta(WireModel):
+    """The `n`-th piece (from 0) of the answer to the inbound event `inbound_id`."""
+
+    session_id: SessionId
+    inbound_id: InboundId
+    n: int
+    text: str
+
+
+_DELTA = TypeAdapter(Delta)
+
+
+def decode_delta(value: bytes) -> Delta:
+    """Raises pydantic.ValidationError when it isn't one."""
+    return _DELTA.validate_json(value)
+
+
+def encode_delta(delta: Delta) -> bytes:
+    return delta.__pydantic_serializer__.to_json(delta)

@@ -1,0 +1,45 @@
+"""Errors of the wire formats."""
+
+from typing import Literal
+
+from pydantic import ValidationError
+
+InvalidReason = Literal[
+    "no_value", "bad_json", "unknown_type", "no_session", "bad_session_id", "key_mismatch", "invalid_field"
+]
+
+
+class SchemaError(ValueError):
+    """Anything in here that cannot be accepted as it is."""
+
+
+class InvalidRecord(SchemaError):
+    """A topic record that can never become a turn, whatever is retried.
+
+    `reason` is a stable word for counters and the dead letter topic; the message says what to change.
+    """
+
+    def __init__(self, reason: InvalidReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class InvalidFrame(SchemaError):
+    """A WebSocket frame that breaks the protocol; `code` is one of `schemas.frames.ErrorCode`."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class SequenceGap(SchemaError):
+    """A reply event does not follow the session state it is folded into: events in between are missing."""
+
+
+def explain(error: ValidationError) -> str:
+    """The first validation problem as one sentence that names the field, without echoing its value."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the record"
+    return f"{field}: {first['msg']}"

@@ -1,0 +1,105 @@
+"""The fold: the only code that changes a session.
+
+A worker makes the next state with it, a replay rebuilds with it; so a rebuilt session equals the live one by
+construction. No clock and no randomness: times and ids come from the event. Its cost doesn't grow with the
+conversation: everything that it copies is bounded.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from schemas.errors import SequenceGap
+from schemas.inbound import Changes, Scalar
+from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnCompleted, TurnFailed
+from schemas.session import RECENT_IDS, SessionData
+
+
+def evolve(session: SessionData | None, event: ReplyEvent) -> SessionData:
+    """The session after `event`.
+
+    The first event (`seq` 1) of an epoch starts from nothing, whatever was before. An event that the session is
+    already past is ignored: the first per `seq` wins.
+
+    Raises:
+        SequenceGap: events between the session and this one are missing.
+    """
+    if event.seq == 1 and (session is None or event.epoch > session.epoch):
+        return _apply(_born(event), event)
+    if session is None:
+        raise SequenceGap(f"{event.session_id}: the first event seen is seq {event.seq}, not 1")
+    if (event.epoch, event.seq) <= (session.epoch, session.seq):
+        return session
+    if event.epoch != session.epoch or event.seq != session.seq + 1:
+        raise SequenceGap(
+            f"{event.session_id}: epoch {event.epoch} seq {event.seq} does not follow "
+            f"epoch {session.epoch} seq {session.seq}"
+        )
+    return _apply(session, event)
+
+
+def next_position(session: SessionData | None, now_ms: int) -> tuple[int, int, int]:
+    """(epoch, seq, version) of the event that follows `session`; a new or deleted one begins an epoch at `now_ms`."""
+    if session is None:
+        return now_ms, 1, 1
+    if session.deleted:
+        return max(now_ms, session.epoch + 1), 1, session.version + 1
+    return session.epoch, session.seq + 1, session.version + 1
+
+
+def source_key(source: Source) -> str:
+    """How `SessionData.applied` names the partition that a record came from."""
+    return f"{source.topic}:{source.partition}"
+
+
+def _born(event: ReplyEvent) -> SessionData:
+    return SessionData(session_id=event.session_id, epoch=event.epoch, seq=0, version=0, created_at=event.completed_at)
+
+
+def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
+    applied = session.applied
+    if event.source is not None:
+        key = source_key(event.source)
+        applied = {**applied, key: max(event.source.offset, applied.get(key, -1))}
+    if isinstance(event, SessionDeleted):
+        return SessionData(
+            session_id=session.session_id,
+            epoch=session.epoch,
+            seq=event.seq,
+            version=event.version,
+            applied=applied,
+            updated_at=event.completed_at,
+            deleted=True,
+        )
+    fields: dict[str, Any] = {
+        "seq": event.seq,
+        "version": event.version,
+        "applied": applied,
+        "updated_at": event.completed_at,
+        "request_id": event.inbound_id,
+    }
+    if isinstance(event, TurnFailed) and event.redrivable:
+        return replace(session, **fields)
+    fields["recent_ids"] = (*session.recent_ids, event.inbound_id)[-RECENT_IDS:]
+    if isinstance(event, TurnCompleted):
+        fields["last_activity"] = event.completed_at
+        if event.message is not None:
+            fields["message_count"] = session.message_count + 1
+            if event.message.user_id is not None:
+                fields["user_id"] = event.message.user_id
+    if not isinstance(event, TurnFailed):
+        _patch(session, event.changes, fields)
+    return replace(session, **fields)
+
+
+def _patch(session: SessionData, changes: Changes, fields: dict[str, Any]) -> None:
+    for name in changes.model_fields_set:
+        value = getattr(changes, name)
+        if value is None:
+            continue
+        fields[name] = merge_patch(session.metadata, value) if name == "metadata" else value
+
+
+def merge_patch(metadata: dict[str, Scalar], patch: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Flat RFC 7396: a null removes its key. Keys come out sorted, so that equal maps have equal bytes."""
+    merged = {**metadata, **patch}
+    return {key: merged[key] for key in sorted(merged) if merged[key] is not None}

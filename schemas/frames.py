@@ -1,0 +1,244 @@
+"""WebSocket frames, subprotocol `support.v1.json`: one JSON object per text frame, at most 64 KiB.
+
+A client says `hello` first and gets `welcome`; then it sends messages. `accepted` means that Kafka has the message.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
+
+from schemas.errors import InvalidFrame, explain
+from schemas.identity import InboundId, SessionId
+from schemas.inbound import MAX_ATTACHMENTS, Attachment, Text, WireModel
+from schemas.replies import Citation, ReplyEvent, SessionDeleted, TurnCompleted, TurnFailed
+
+SUBPROTOCOL = "support.v1.json"
+MAX_FRAME_BYTES = 64 * 1024
+
+
+class ErrorCode(StrEnum):
+    """Why something was refused. The first group ends the connection, the rest leave it open."""
+
+    HELLO_REQUIRED = "hello_required"
+    TOKEN_REQUIRED = "token_required"  # noqa: S105  # a word, no secret
+    TOKEN_INVALID = "token_invalid"  # noqa: S105  # a word, no secret
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105  # a word, no secret
+    BAD_JSON = "bad_json"
+    UNKNOWN_TYPE = "unknown_type"
+    INVALID_FIELD = "invalid_field"
+    HELLO_REPEATED = "hello_repeated"
+    TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    TURN_FAILED = "turn_failed"
+    CANCELLED = "cancelled"
+
+
+class CloseCode(IntEnum):
+    """Codes that the server closes with (RFC 6455 §7.4, the IANA registry, and 4000 to 4999 for our own)."""
+
+    GOING_AWAY = 1001
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    """The client reads too slowly, or the server is at its limit: reconnect and resume."""
+    PROTOCOL = 4400
+    UNAUTHORIZED = 4401
+    FORBIDDEN = 4403
+    HELLO_TIMEOUT = 4408
+
+
+class Position(WireModel):
+    """The newest reply that a client has seen."""
+
+    epoch: Annotated[int, Field(ge=0)]
+    seq: Annotated[int, Field(ge=0)]
+
+
+class Hello(WireModel):
+    """Opens or resumes a session. Without `session_id` the server makes one."""
+
+    type: Literal["hello"] = "hello"
+    session_id: SessionId | None = None
+    token: Annotated[str, StringConstraints(max_length=4_096)] | None = None
+    resume: Position | None = None
+
+
+class MessageFrame(WireModel):
+    """The customer says something; `id` makes a repeated send harmless."""
+
+    type: Literal["message"] = "message"
+    id: InboundId
+    text: Text
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
+
+
+class CancelFrame(WireModel):
+    """Stops the answer to the message `id`."""
+
+    type: Literal["cancel"] = "cancel"
+    id: InboundId
+
+
+class FeedbackFrame(WireModel):
+    """Judges the reply at `seq`: -1, 0 or 1."""
+
+    type: Literal["feedback"] = "feedback"
+    seq: Annotated[int, Field(ge=1)]
+    score: Annotated[int, Field(ge=-1, le=1)]
+
+
+class TypingFrame(WireModel):
+    """The customer is typing; a hint that is kept nowhere."""
+
+    type: Literal["typing"] = "typing"
+
+
+ClientFrame = Hello | MessageFrame | CancelFrame | FeedbackFrame | TypingFrame
+_CLIENT_MODELS: Mapping[str, type[ClientFrame]] = {
+    model.model_fields["type"].default: model
+    for model in (Hello, MessageFrame, CancelFrame, FeedbackFrame, TypingFrame)
+}
+
+
+def decode_client_frame(data: str | bytes) -> ClientFrame:
+    """The frame that a client sent.
+
+    Raises:
+        InvalidFrame: it is too large, no JSON object, of no known type, or a field breaks its rule.
+    """
+    if len(data) > MAX_FRAME_BYTES:
+        raise InvalidFrame(ErrorCode.TOO_LARGE, f"A frame has at most {MAX_FRAME_BYTES} bytes.")
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidFrame(ErrorCode.BAD_JSON, f"The frame is not JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise InvalidFrame(ErrorCode.BAD_JSON, "A frame is a JSON object.")
+    kind = body.get("type")
+    model = _CLIENT_MODELS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise InvalidFrame(ErrorCode.UNKNOWN_TYPE, f"`type` must be one of {', '.join(_CLIENT_MODELS)}.")
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise InvalidFrame(ErrorCode.INVALID_FIELD, explain(error)) from error
+
+
+class ReplyFrame(BaseModel):
+    """An answer. `id` is the message that it answers (absent where an operator spoke first), `message` its text,
+    so that every window on the session can show both sides."""
+
+    type: Literal["reply"] = "reply"
+    epoch: int
+    seq: int
+    id: str
+    message: str | None
+    text: str
+    citations: list[Citation]
+    escalated: bool | None
+    """Set where this turn changed who answers; otherwise null."""
+    actor: str
+
+
+class SessionFrame(BaseModel):
+    """The session changed otherwise: fields were updated, a message arrived while a person holds it, or it is gone."""
+
+    type: Literal["session"] = "session"
+    epoch: int
+    seq: int
+    id: str
+    deleted: bool
+    message: str | None = None
+    escalated: bool | None = None
+
+
+class ErrorFrame(BaseModel):
+    """Something was refused or failed. `id` is the message concerned, (`epoch`, `seq`) its place if it took one."""
+
+    type: Literal["error"] = "error"
+    code: ErrorCode
+    message: str
+    retryable: bool
+    id: str | None = None
+    epoch: int | None = None
+    seq: int | None = None
+
+
+class Accepted(BaseModel):
+    """Kafka has the message `id`: it will be answered, whatever fails."""
+
+    type: Literal["accepted"] = "accepted"
+    id: str
+
+
+class DeltaFrame(BaseModel):
+    """The `n`-th piece of the answer to `id`."""
+
+    type: Literal["delta"] = "delta"
+    id: str
+    n: int
+    text: str
+
+
+SequencedFrame = ReplyFrame | SessionFrame | ErrorFrame
+
+
+class Welcome(BaseModel):
+    """The session is open at (`epoch`, `seq`). `recovered`: `missed` has everything since the client's position."""
+
+    type: Literal["welcome"] = "welcome"
+    session_id: str
+    token: str
+    epoch: int
+    seq: int
+    recovered: bool
+    missed: list[SequencedFrame]
+
+
+ServerFrame = Welcome | Accepted | DeltaFrame | ReplyFrame | SessionFrame | ErrorFrame
+
+
+def encode_frame(frame: ServerFrame) -> str:
+    """One text frame; absent values are left out."""
+    return frame.__pydantic_serializer__.to_json(frame, exclude_none=True).decode()
+
+
+def frame_of(event: ReplyEvent) -> SequencedFrame:
+    """What a customer's socket shows of a reply event."""
+    if isinstance(event, TurnCompleted) and event.reply is not None:
+        return ReplyFrame(
+            epoch=event.epoch,
+            seq=event.seq,
+            id=event.inbound_id,
+            message=event.message.text if event.message else None,
+            text=event.reply.text,
+            citations=event.reply.citations,
+            escalated=event.changes.escalated,
+            actor=event.actor,
+        )
+    if isinstance(event, TurnFailed):
+        cancelled = event.code == ErrorCode.CANCELLED
+        return ErrorFrame(
+            epoch=event.epoch,
+            seq=event.seq,
+            id=event.inbound_id,
+            code=ErrorCode.CANCELLED if cancelled else ErrorCode.TURN_FAILED,
+            message=event.error,
+            retryable=False,
+        )
+    fields: dict[str, Any] = {
+        "epoch": event.epoch,
+        "seq": event.seq,
+        "id": event.inbound_id,
+        "deleted": isinstance(event, SessionDeleted),
+    }
+    if isinstance(event, TurnCompleted) and event.message is not None:
+        fields["message"] = event.message.text
+    if not isinstance(event, SessionDeleted):
+        fields["escalated"] = event.changes.escalated
+    return SessionFrame(**fields)

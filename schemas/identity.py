@@ -1,0 +1,33 @@
+"""Identifiers: what a session id may look like, and ids that follow from others."""
+
+import re
+from typing import Annotated
+from uuid import UUID, uuid5
+
+from pydantic import StringConstraints
+
+SESSION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+_SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+SessionId = Annotated[str, StringConstraints(pattern=SESSION_ID_PATTERN)]
+InboundId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+MINTED_PREFIX = "s-"
+"""Session ids that the ingress made start so. They are unguessable and have a token from birth, so nobody
+may open one without it; other ids get their token at the first `hello`."""
+
+_TURN_NAMESPACE = UUID("6f0a7c1e-58a4-5d0f-9d2b-3f1b5b2f4c11")
+
+
+def is_session_id(text: str) -> bool:
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def turn_id(session_id: str, inbound_id: str) -> str:
+    """The id of the reply event to one inbound event: the same whoever computes it, however often."""
+    return str(uuid5(_TURN_NAMESPACE, f"{session_id}\n{inbound_id}"))
+
+
+def derived_inbound_id(topic: str, partition: int, offset: int) -> str:
+    """The idempotency id of a record that brings none: where it stands in the log."""
+    return f"{topic}:{partition}:{offset}"[-128:]

@@ -1,0 +1,194 @@
+"""Inbound events: what a customer, an operator or another system asks for.
+
+The least that another system must send is a record with the session id as key and `{"text": "…"}` as value.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from schemas.errors import InvalidRecord, explain
+from schemas.identity import InboundId, SessionId, derived_inbound_id, is_session_id
+
+MAX_TEXT_CHARACTERS = 8_000
+MAX_METADATA_BYTES = 4_096
+MAX_ATTACHMENTS = 10
+
+Rfc3339 = Annotated[
+    str,
+    StringConstraints(pattern=r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)$", max_length=40),
+]
+Scalar = str | int | float | bool | None
+
+
+def _not_blank(text: Any) -> Any:
+    if isinstance(text, str) and not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_not_blank), StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+
+
+class WireModel(BaseModel):
+    """Readers ignore fields they don't know, so a newer writer never breaks them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Attachment(WireModel):
+    """A reference to a file that the customer added; the bytes are never in the event."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    content_type: Annotated[str, StringConstraints(max_length=127)] = "application/octet-stream"
+    url: Annotated[str, StringConstraints(pattern=r"^https://", max_length=2_048)]
+
+
+def check_metadata(metadata: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Flat and at most `MAX_METADATA_BYTES` as JSON.
+
+    Raises:
+        ValueError: larger than that.
+    """
+    if metadata and len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")
+    return metadata
+
+
+class Changes(WireModel):
+    """A patch of a session: what is absent stays. `metadata` is merged, a null in it removes the key (RFC 7396)."""
+
+    user_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    thread_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    escalated: bool | None = None
+    metadata: dict[str, Scalar] | None = None
+    fingerprint_hash: Annotated[str, StringConstraints(max_length=128)] | None = None
+    claimed: bool | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small(cls, metadata: dict[str, Scalar] | None) -> dict[str, Scalar] | None:
+        return check_metadata(metadata) if metadata else metadata
+
+
+class Inbound(WireModel):
+    """What every inbound event has."""
+
+    type: str
+    id: InboundId
+    session_id: SessionId
+
+
+class Message(Inbound):
+    """A customer's message: it becomes one turn."""
+
+    type: Literal["message"] = "message"
+    text: Text
+    user_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    metadata: dict[str, Scalar] = Field(default_factory=dict)
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
+    sent_at: Rfc3339 | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small(cls, metadata: dict[str, Scalar]) -> dict[str, Scalar]:
+        return check_metadata(metadata)
+
+
+class SessionUpdate(Inbound):
+    """Asks to change fields of the session."""
+
+    type: Literal["session.update"] = "session.update"
+    changes: Changes
+
+
+class SessionDelete(Inbound):
+    """Asks to forget the session."""
+
+    type: Literal["session.delete"] = "session.delete"
+
+
+class Cancel(Inbound):
+    """Asks to stop the answer to the message `target`; without effect once it is committed."""
+
+    type: Literal["cancel"] = "cancel"
+    target: InboundId
+
+
+class Feedback(Inbound):
+    """A customer's judgement of the reply at `seq`: -1 bad, 0 withdrawn, 1 good."""
+
+    type: Literal["feedback"] = "feedback"
+    seq: Annotated[int, Field(ge=1)]
+    score: Annotated[int, Field(ge=-1, le=1)]
+
+
+class OperatorMessage(Inbound):
+    """A person answers instead of the assistant."""
+
+    type: Literal["operator.message"] = "operator.message"
+    text: Text
+    operator: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+InboundEvent = Message | SessionUpdate | SessionDelete | Cancel | Feedback | OperatorMessage
+InboundUnion = Annotated[InboundEvent, Field(discriminator="type")]
+
+INBOUND_MODELS: Mapping[str, type[InboundEvent]] = {
+    model.model_fields["type"].default: model
+    for model in (Message, SessionUpdate, SessionDelete, Cancel, Feedback, OperatorMessage)
+}
+
+
+def decode_inbound(value: bytes | None, key: bytes | None, topic: str, partition: int, offset: int) -> InboundEvent:
+    """The inbound event in a topic record.
+
+    The session id is the body's `session_id`, else the key; the id is the body's `id`, else derived from where the
+    record stands.
+
+    Raises:
+        InvalidRecord: the record can't become an event; its `reason` is an `InvalidReason`.
+    """
+    if value is None:
+        raise InvalidRecord("no_value", "The record has no value; send a JSON object with a `text`.")
+    try:
+        body = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRecord("bad_json", f"The value is not JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise InvalidRecord("bad_json", f"The value must be a JSON object, not {type(body).__name__}.")
+    kind = body.get("type", "message")
+    model = INBOUND_MODELS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise InvalidRecord("unknown_type", f"`type` must be one of {', '.join(INBOUND_MODELS)}.")
+    body["type"] = kind
+    body["session_id"] = _session_id(body.get("session_id"), key)
+    if body.get("id") is None:
+        body["id"] = derived_inbound_id(topic, partition, offset)
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise InvalidRecord("invalid_field", explain(error)) from error
+
+
+def _session_id(in_body: object, key: bytes | None) -> str:
+    try:
+        in_key = key.decode() if key else None
+    except UnicodeDecodeError as error:
+        raise InvalidRecord("bad_session_id", "The record's key is not UTF-8.") from error
+    if in_body is None:
+        in_body = in_key
+    elif in_key is not None and in_body != in_key:
+        raise InvalidRecord("key_mismatch", "`session_id` and the record's key differ; send one, or both alike.")
+    if in_body is None:
+        raise InvalidRecord("no_session", "The record names no session: set its key or `session_id`.")
+    if not isinstance(in_body, str) or not is_session_id(in_body):
+        raise InvalidRecord("bad_session_id", "A session id has 1 to 128 characters of A-Z a-z 0-9 . _ : -")
+    return in_body
+
+
+def encode_inbound(event: InboundEvent) -> bytes:
+    """The record value of an inbound event: JSON without the fields that were not given."""
+    return event.__pydantic_serializer__.to_json(event, exclude_none=True)

@@ -1,0 +1,127 @@
+"""Reply events: what a worker decided. Facts, in the past tense; the reply topic is also the session changelog.
+
+An event carries everything that its effect on the session needs, so the fold (`schemas.fold`) never looks elsewhere.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from schemas.identity import InboundId, SessionId
+from schemas.inbound import Attachment, Changes, Rfc3339, Scalar, WireModel
+
+Actor = Literal["customer", "agent", "operator", "system"]
+
+
+class Source(WireModel):
+    """The inbound record that an event answers."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Citation(WireModel):
+    """A passage that a claim of the reply rests on; `[n]` in the text is the n-th citation, from 1."""
+
+    doc_id: str
+    title: str
+    url: str | None = None
+    passage: str
+    score: float
+    """Cosine similarity of question and passage, -1 to 1."""
+
+
+class Reply(WireModel):
+    """What the customer reads."""
+
+    text: str
+    citations: list[Citation] = Field(default_factory=list)
+    generator: str
+    kb_version: str | None = None
+    confidence: float | None = None
+    """0 to 1; None where the generator has no measure of it."""
+
+
+class CustomerMessage(WireModel):
+    """The inbound message as it was accepted."""
+
+    id: InboundId
+    text: str
+    user_id: str | None = None
+    metadata: dict[str, Scalar] = Field(default_factory=dict)
+    attachments: list[Attachment] = Field(default_factory=list)
+    sent_at: Rfc3339 | None = None
+
+
+class Fact(WireModel):
+    """What every reply event has. `seq` counts the events of one epoch of a session from 1 without gaps;
+    `version` is the store's compare-and-set number after it, and never restarts while the store remembers the session.
+    """
+
+    type: str
+    id: str
+    session_id: SessionId
+    epoch: int
+    seq: int
+    version: int
+    inbound_id: str
+    source: Source | None
+    """None for a change that came from no topic record (a direct write through the store API)."""
+    actor: Actor
+    completed_at: Rfc3339
+
+
+class TurnCompleted(Fact):
+    """One message and its reply, applied to the session as one step. A turn without a message is an operator
+    speaking; one without a reply is a message received while a person holds the session."""
+
+    type: Literal["turn.completed"] = "turn.completed"
+    message: CustomerMessage | None
+    reply: Reply | None
+    changes: Changes = Changes()
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+
+
+class TurnFailed(Fact):
+    """The message was not answered: it is in the dead letter topic (`code` says why) or was cancelled."""
+
+    type: Literal["turn.failed"] = "turn.failed"
+    code: str
+    error: str
+    attempts: int = 1
+    redrivable: bool = True
+    """Whether the record may come again, from the dead letter topic, and shall then be answered."""
+
+
+class SessionUpdated(Fact):
+    """Fields of the session changed, or feedback about a reply was noted."""
+
+    type: Literal["session.updated"] = "session.updated"
+    changes: Changes
+    feedback: dict[str, int] | None = None
+
+
+class SessionDeleted(Fact):
+    """The session is gone; a later message begins a new epoch."""
+
+    type: Literal["session.deleted"] = "session.deleted"
+
+
+ReplyEvent = TurnCompleted | TurnFailed | SessionUpdated | SessionDeleted
+ReplyUnion = Annotated[ReplyEvent, Field(discriminator="type")]
+_REPLY: TypeAdapter[ReplyEvent] = TypeAdapter(ReplyUnion)
+
+
+def decode_reply(value: bytes) -> ReplyEvent:
+    """The event in a record of the reply topic.
+
+    Raises:
+        pydantic.ValidationError: it isn't one.
+    """
+    return _REPLY.validate_json(value)
+
+
+def encode_reply(event: ReplyEvent) -> bytes:
+    """The record value of a reply event. The store keeps these bytes, and exactly these are published."""
+    return event.__pydantic_serializer__.to_json(event, exclude_none=True)

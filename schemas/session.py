@@ -1,0 +1,70 @@
+"""The state of a session, as `schemas.fold.evolve` makes it from reply events."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import orjson
+
+from schemas.inbound import Scalar
+
+RECENT_IDS = 50
+"""How many inbound ids a session remembers to recognise one that comes again."""
+RECENT_EVENTS = 50
+"""How many of a session's newest reply events the store keeps beside its state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionData:
+    """One customer conversation. Immutable: `evolve` makes the next state.
+
+    Times are RFC 3339 in UTC and come from events. A deleted session is a tombstone: `deleted` is true and only
+    `session_id`, `epoch`, `version`, `seq`, `applied` and `updated_at` mean anything.
+    """
+
+    session_id: str
+    epoch: int
+    """When this life of the session began, in ms since 1970; grows over a deletion or an expiry."""
+    seq: int
+    """The newest reply event of this epoch, from 1."""
+    version: int
+    """Grows by one with every change; what the store compares before it writes."""
+    user_id: str | None = None
+    thread_id: str | None = None
+    message_count: int = 0
+    escalated: bool = False
+    claimed: bool = False
+    """A token was issued for this session, so it can't be opened without one."""
+    metadata: dict[str, Scalar] = field(default_factory=dict)
+    request_id: str | None = None
+    """The inbound id that the newest event answers."""
+    fingerprint_hash: str | None = None
+    created_at: str = ""
+    updated_at: str = ""
+    last_activity: str = ""
+    applied: dict[str, int] = field(default_factory=dict)
+    """Per `topic:partition` of inbound records: the highest offset applied."""
+    recent_ids: tuple[str, ...] = ()
+    """The inbound ids answered last, oldest first, at most `RECENT_IDS`."""
+    deleted: bool = False
+
+    def has_applied(self, source: str, offset: int, inbound_id: str) -> bool:
+        """Whether the record was applied already: by where it stands, or by its id (a duplicate, or a redrive)."""
+        return offset <= self.applied.get(source, -1) or inbound_id in self.recent_ids
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The session with these fields; unknown ones (of a newer version) are ignored."""
+        known = {name: fields[name] for name in cls.__slots__ if name in fields}
+        known["recent_ids"] = tuple(known.get("recent_ids", ()))
+        return cls(**known)
+
+    def to_json(self) -> bytes:
+        """The canonical form: equal sessions give equal bytes."""
+        return orjson.dumps(self, option=orjson.OPT_SORT_KEYS)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        return cls.from_dict(orjson.loads(data))

@@ -1,0 +1,70 @@
+"""The topics: their names, their partitions, how long they keep records."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DAY_MS = 24 * 60 * 60 * 1000
+MAX_EVENT_BYTES = 1_000_000
+"""The largest inbound or reply record; brokers take 1 MiB with its framing unless told otherwise."""
+MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
+"""The largest knowledge record: a document with its embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """Names under one prefix, `support.` unless set otherwise."""
+
+    prefix: str = "support."
+
+    @property
+    def inbound(self) -> str:
+        return f"{self.prefix}inbound.v1"
+
+    @property
+    def replies(self) -> str:
+        return f"{self.prefix}replies.v1"
+
+    @property
+    def deltas(self) -> str:
+        return f"{self.prefix}deltas.v1"
+
+    @property
+    def knowledge(self) -> str:
+        return f"{self.prefix}knowledge.v1"
+
+    @property
+    def dlq(self) -> str:
+        return f"{self.prefix}dlq.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic as `supportstream topics create` makes it and `topics check` expects it."""
+
+    name: str
+    partitions: int
+    cleanup: Literal["delete", "compact"]
+    retention_ms: int
+    config: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Topic configuration in the broker's words."""
+        return {
+            "cleanup.policy": self.cleanup,
+            "retention.ms": str(self.retention_ms),
+            **self.config,
+        }
+
+
+def topic_specs(names: TopicNames, partitions: int) -> list[TopicSpec]:
+    """All topics. Inbound, replies and deltas share their partition count, so a session has one home in all three."""
+    keep = {"max.message.bytes": str(MAX_EVENT_BYTES + 48_576)}
+    return [
+        TopicSpec(names.inbound, partitions, "delete", 7 * DAY_MS, keep),
+        TopicSpec(names.replies, partitions, "delete", -1, keep),
+        TopicSpec(names.deltas, partitions, "delete", 10 * 60 * 1000, {"segment.ms": str(10 * 60 * 1000)}),
+        TopicSpec(names.knowledge, 1, "compact", -1, {"max.message.bytes": str(MAX_DOCUMENT_BYTES)}),
+        # A dead letter carries the whole original record and its reason on top.
+        TopicSpec(names.dlq, partitions, "delete", 30 * DAY_MS, {"max.message.bytes": str(2 * MAX_EVENT_BYTES)}),
+    ]

@@ -1,0 +1,1 @@
+"""The session store: where the state of a session lives between turns."""

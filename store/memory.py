@@ -1,0 +1,133 @@
+"""The session store of one process: for development and tests. Everything is gone when the process ends."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from schemas.session import RECENT_EVENTS, SessionData
+from store.errors import LockTimeout
+from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, FenceKind, Stale, Stored, StoreStats
+
+
+@dataclass(slots=True)
+class _Entry:
+    session: SessionData
+    event_id: str
+    writer: FenceKind
+    expires_at: float
+    fences: dict[FenceKind, int] = field(default_factory=dict)
+    events: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
+
+
+class MemorySessionStore:
+    """Bounded: beyond `max_sessions` the session that was idle longest is forgotten."""
+
+    def __init__(
+        self,
+        *,
+        ttl_seconds: float,
+        max_sessions: int = 100_000,
+        lock_timeout_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ttl = ttl_seconds
+        self._max_sessions = max_sessions
+        self._lock_timeout = lock_timeout_seconds
+        self._clock = clock
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        # Weak: a lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._progress: dict[str, int] = {}
+        self._last_fence = 0
+
+    async def load(self, session_id: str) -> Stored | None:
+        entry = self._live(session_id)
+        return Stored(entry.session, entry.writer) if entry else None
+
+    async def get(self, session_id: str) -> SessionData | None:
+        entry = self._live(session_id)
+        return entry.session if entry and not entry.session.deleted else None
+
+    async def exists(self, session_id: str) -> bool:
+        return await self.get(session_id) is not None
+
+    async def commit_turn(
+        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
+    ) -> CommitOutcome:
+        entry = self._live(session.session_id)
+        if entry is not None and entry.fences.get(fence.kind, 0) > fence.token:
+            return Fenced(entry.fences[fence.kind])
+        current = entry.session.version if entry else 0
+        if current != expected_version:
+            if entry is not None and entry.event_id == event_id:
+                return Already(entry.events[-1])
+            return Stale(current)
+        if entry is None:
+            entry = _Entry(session, event_id, fence.kind, 0.0)
+            self._entries[session.session_id] = entry
+        entry.session, entry.event_id, entry.writer = session, event_id, fence.kind
+        entry.fences[fence.kind] = fence.token
+        entry.expires_at = self._clock() + self._ttl
+        if session.deleted or session.seq == 1:
+            entry.events.clear()
+        entry.events.append(reply)
+        self._entries.move_to_end(session.session_id)
+        while len(self._entries) > self._max_sessions:
+            self._entries.popitem(last=False)
+        return Applied()
+
+    async def newest_event(self, session_id: str) -> bytes | None:
+        entry = self._live(session_id)
+        return entry.events[-1] if entry else None
+
+    async def events(self, session_id: str, after_seq: int = 0) -> Sequence[bytes]:
+        entry = self._live(session_id)
+        if entry is None:
+            return []
+        missing = max(0, entry.session.seq - after_seq)
+        return list(entry.events)[-missing:] if missing else []
+
+    async def next_fence(self) -> int:
+        self._last_fence += 1
+        return self._last_fence
+
+    @asynccontextmanager
+    async def lock(self, session_id: str) -> AsyncIterator[Fence]:
+        lock = self._locks.setdefault(session_id, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._lock_timeout):
+                await lock.acquire()
+        except TimeoutError as error:
+            raise LockTimeout(f"The lock of session {session_id} was not free in {self._lock_timeout} s.") from error
+        try:
+            yield Fence("lock", await self.next_fence())
+        finally:
+            lock.release()
+
+    async def save_progress(self, offsets: Mapping[str, int]) -> None:
+        for partition, offset in offsets.items():
+            self._progress[partition] = max(offset, self._progress.get(partition, 0))
+
+    async def progress(self, partitions: Sequence[str]) -> dict[str, int]:
+        return {partition: self._progress[partition] for partition in partitions if partition in self._progress}
+
+    async def stats(self) -> StoreStats:
+        active = sum(not entry.session.deleted for entry in self._entries.values())
+        return StoreStats("in_memory", True, {"active_sessions": active})
+
+    async def ping(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        self._entries.clear()
+
+    def _live(self, session_id: str) -> _Entry | None:
+        entry = self._entries.get(session_id)
+        if entry is not None and entry.expires_at <= self._clock():
+            del self._entries[session_id]
+            return None
+        return entry

@@ -1,0 +1,130 @@
+"""What the pipeline asks of a session store. `store.memory` and `store.redis` keep these promises alike."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from schemas.session import SessionData
+
+FenceKind = Literal["partition", "lock"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of a right to write, from `SessionStore.next_fence`: later rights have larger tokens.
+
+    A session refuses a token smaller than the largest that it has seen of the same kind. The owner of the home
+    partition and the holder of a lock are two kinds: between them the version decides.
+    """
+
+    kind: FenceKind
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The write took place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Already:
+    """This very event was written before (a lost response, retried); `reply` is what was stored then."""
+
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Somebody else advanced the session to `version`: reload and decide anew."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A later owner, with `token`, has written: the caller no longer owns the session and must stop."""
+
+    token: int
+
+
+CommitOutcome = Applied | Already | Stale | Fenced
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A session as it was read, and by which kind of right it was written last."""
+
+    session: SessionData
+    writer: FenceKind
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What `/` and `/health` show of a store."""
+
+    type: str
+    connected: bool
+    details: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class SessionStore(Protocol):
+    """Sessions, each with its newest reply events, for a limited time after their last activity.
+
+    Every method may raise `StoreUnavailable`; every write is safe to repeat.
+    """
+
+    async def load(self, session_id: str) -> Stored | None:
+        """The session, a tombstone included; None when it never was, or expired."""
+        ...
+
+    async def get(self, session_id: str) -> SessionData | None:
+        """The session; None when it never was, expired or was deleted."""
+        ...
+
+    async def exists(self, session_id: str) -> bool: ...
+
+    async def commit_turn(
+        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
+    ) -> CommitOutcome:
+        """Writes `session` and appends `reply`, the bytes of the reply event `event_id`, in one step, if the stored
+        version is `expected_version` (0: none is stored). The session's time to live starts anew."""
+        ...
+
+    async def newest_event(self, session_id: str) -> bytes | None:
+        """The bytes of the session's newest reply event."""
+        ...
+
+    async def events(self, session_id: str, after_seq: int = 0) -> Sequence[bytes]:
+        """The session's newest reply events (at most `schemas.session.RECENT_EVENTS`), oldest first, of those that
+        follow `after_seq`; possibly a few older ones before them."""
+        ...
+
+    async def next_fence(self) -> int:
+        """A token larger than every one given before."""
+        ...
+
+    def lock(self, session_id: str) -> AbstractAsyncContextManager[Fence]:
+        """Excludes every other holder of the session's lock, as long as the lease is renewed.
+
+        Raises:
+            LockTimeout: on entry, after the configured attempts.
+            LockLost: on exit, when the lease had ended before.
+        """
+        ...
+
+    async def save_progress(self, offsets: Mapping[str, int]) -> None:
+        """Per `topic:partition`: all records below this offset are done. Never goes back."""
+        ...
+
+    async def progress(self, partitions: Sequence[str]) -> dict[str, int]:
+        """What `save_progress` has for these `topic:partition`; those it never saw are absent."""
+        ...
+
+    async def stats(self) -> StoreStats: ...
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless the store answers."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,304 @@
+"""The shell around lanes and commits: takes batches in, runs lane heads as tasks, commits what is contiguous."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import stamina
+import structlog
+from aiokafka.errors import KafkaError
+
+from schemas.inbound import Cancel
+from store.errors import StoreError, StoreUnavailable
+from store.l1 import L1Cache
+from store.protocol import Fence, SessionStore
+from workers.cancellations import Cancellations
+from workers.commits import CommitTracker
+from workers.errors import NotOwner
+from workers.lanes import Lanes, Work
+from workers.observer import Observer
+from workers.records import Assignment, KafkaRecord, Partition, Taken, take
+
+log = structlog.get_logger(__name__)
+
+LaneWork = Work[Partition, Taken]
+
+
+class Consumer(Protocol):
+    """What the dispatcher asks of the consumer that feeds it."""
+
+    async def commit(self, offsets: dict[Partition, int]) -> None:
+        """Raises KafkaError when this process is no longer a member of the group, or no broker answers."""
+        ...
+
+    async def restart_from_committed(self, partition: Partition) -> None:
+        """Reads on from the committed offset, or from the beginning where there is none."""
+        ...
+
+    async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
+
+    def pause(self, partition: Partition) -> None: ...
+
+    def resume(self, partition: Partition) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """Bounds of what a worker holds, and how long it waits. Times in seconds."""
+
+    concurrency: int = 256
+    """Lanes that run at once."""
+    max_open_per_partition: int = 1_000
+    """Records taken beyond the committed prefix; the partition pauses there."""
+    commit_interval: float = 1.0
+    drain_timeout: float = 20.0
+    """How long running turns may go on when their partition is revoked."""
+
+
+class Dispatcher:
+    """Owns the partitions of this process from assignment to revocation.
+
+    `accept` is called from the consumer's poll loop and never waits. Tasks are one per running lane head.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_turn: Callable[[Taken], Awaitable[None]],
+        store: SessionStore,
+        l1: L1Cache,
+        cancellations: Cancellations,
+        observer: Observer,
+        consumer: Consumer,
+        settings: DispatchSettings,
+    ) -> None:
+        self._run_turn = run_turn
+        self._store = store
+        self._l1 = l1
+        self._cancellations = cancellations
+        self._observer = observer
+        self._consumer = consumer
+        self._settings = settings
+        self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
+        self._commits: CommitTracker[Partition] = CommitTracker()
+        self._assignments: dict[Partition, Assignment] = {}
+        self._unready: set[Partition] = set()
+        """Partitions of which records came before their assignment was ready; they are read again."""
+        self._paused: set[Partition] = set()
+        self._tasks: dict[LaneWork, asyncio.Task[None]] = {}
+        self._preparing: set[asyncio.Task[None]] = set()
+        self._committing = asyncio.Lock()
+        self._generation = 0
+        self._stopped = False
+        self.refused: dict[Partition, str] = {}
+        """Partitions that can't be worked on, and why; shown by the readiness check."""
+        self.last_progress = time.monotonic()
+
+    @property
+    def assignments(self) -> dict[Partition, Assignment]:
+        return dict(self._assignments)
+
+    @property
+    def open_records(self) -> int:
+        """Records taken and not yet below a committable prefix."""
+        return sum(self._commits.open_count(partition) for partition in self._assignments)
+
+    def accept(self, records: Iterable[KafkaRecord]) -> None:
+        """Takes records, in their partition's order, into the lanes. Doesn't wait and doesn't raise."""
+        if self._stopped:
+            return
+        now = time.monotonic()
+        for record in records:
+            partition = Partition(record.topic, record.partition)
+            assignment = self._assignments.get(partition)
+            if assignment is None:
+                self._unready.add(partition)
+                continue
+            self._commits.taken(partition, record.offset)
+            if record.offset < assignment.done_below:
+                self._commits.done(partition, record.offset)
+                continue
+            taken = take(record, assignment, now)
+            if isinstance(taken.event, Cancel):
+                self._cancellations.request(taken.event.session_id, taken.event.target)
+            self._lanes.offer(Work(taken.lane, partition, assignment.generation, taken))
+        self._start_ready()
+        self._pause_full()
+
+    def refuse(self, partitions: Iterable[Partition], error: Exception) -> None:
+        """Gives up on `partitions` until they are assigned again: something here is broken, not their records."""
+        for partition in partitions:
+            self._forsake(partition)
+            self._consumer.pause(partition)
+            self.refused[partition] = f"{partition} can't be worked on: {error}"
+
+    async def assigned(self, partitions: Iterable[Partition]) -> None:
+        """Begins to own `partitions`. Returns at once; records are taken as soon as the store has given a fence."""
+        partitions = list(partitions)
+        if self._stopped:
+            return
+        for partition in partitions:
+            self._consumer.pause(partition)
+        task = asyncio.create_task(self._prepare(partitions), name="prepare-assignment")
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    async def revoked(self, partitions: Iterable[Partition]) -> None:
+        """Ends owning `partitions`: running turns get `drain_timeout` to finish, what is done is committed, the rest
+        is left to whoever is next."""
+        partitions = set(partitions)
+        preparing = list(self._preparing)
+        for task in preparing:
+            task.cancel()
+        if preparing:
+            await asyncio.wait(preparing)
+        for partition in partitions:
+            self._lanes.revoke(partition)
+        running = [task for work, task in self._tasks.items() if work.partition in partitions]
+        if running:
+            _, late = await asyncio.wait(running, timeout=self._settings.drain_timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("turns_abandoned", count=len(late), drained_seconds=self._settings.drain_timeout)
+                await asyncio.wait(late)
+        await self.commit()
+        for partition in partitions:
+            self._commits.revoke(partition)
+            self._assignments.pop(partition, None)
+            self._l1.drop_partition(partition)
+            self._paused.discard(partition)
+            self._unready.discard(partition)
+            self.refused.pop(partition, None)
+
+    async def commit(self) -> None:
+        """Commits the contiguous prefix of done offsets: first in the store, then in the group, so that the group is
+        never ahead of what the store knows."""
+        async with self._committing:
+            offsets = self._commits.committable()
+            if not offsets:
+                return
+            try:
+                await self._store.save_progress({str(partition): offset for partition, offset in offsets.items()})
+                await self._consumer.commit(offsets)
+            except (KafkaError, StoreError) as error:
+                # Tried again with the next interval; what is not committed is redelivered and found done.
+                log.warning("commit_failed", error=str(error) or type(error).__name__)
+                return
+            self._commits.committed(offsets)
+            self.last_progress = time.monotonic()
+
+    async def commit_regularly(self) -> None:
+        """Commits every `commit_interval` until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.commit_interval)
+            await self.commit()
+
+    async def stop(self) -> None:
+        """Drains and commits everything; nothing is accepted afterwards."""
+        self._stopped = True
+        await self.revoked(self._assignments.keys() | self._unready)
+
+    async def _prepare(self, partitions: list[Partition]) -> None:
+        try:
+            fence, done, ends = await self._right_to(partitions)
+        except Exception as error:
+            log.exception("assignment_failed")
+            self.refuse(partitions, error)
+            return
+        # From here on nothing waits, so no record slips in between.
+        for partition in partitions:
+            done_below = done.get(str(partition), 0)
+            if ends[partition] < done_below:
+                self.refused[partition] = (
+                    f"{partition} ends at {ends[partition]}, but records up to {done_below} were applied: "
+                    "the topic was recreated. Use another topic prefix, or remove the old progress from the store."
+                )
+                log.error("partition_refused", partition=str(partition), reason=self.refused[partition])
+                continue
+            self._generation += 1
+            self._commits.assign(partition)
+            self._assignments[partition] = Assignment(partition, self._generation, fence, done_below)
+            self._unready.discard(partition)
+            self._consumer.resume(partition)
+        self.last_progress = time.monotonic()
+        log.info("partitions_ready", count=len(partitions), fence=fence.token)
+
+    async def _right_to(self, partitions: list[Partition]) -> tuple[Fence, dict[str, int], dict[Partition, int]]:
+        """A new fence, how far the partitions are done, and where their logs end; as soon as store and broker
+        answer."""
+        async for attempt in stamina.retry_context(
+            on=(StoreUnavailable, KafkaError), attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
+        ):
+            with attempt:
+                fence = Fence("partition", await self._store.next_fence())
+                done = await self._store.progress([str(partition) for partition in partitions])
+                ends = await self._consumer.log_end(partitions)
+                for partition in self._unready.intersection(partitions):
+                    await self._consumer.restart_from_committed(partition)
+                return fence, done, ends
+        raise AssertionError("retries without end")
+
+    def _start_ready(self) -> None:
+        while (work := self._lanes.take()) is not None:
+            task = asyncio.create_task(self._run(work), name=work.lane)
+            self._tasks[work] = task
+
+    async def _run(self, work: LaneWork) -> None:
+        done = False
+        try:
+            await self._run_turn(work.item)
+            done = True
+        except NotOwner as error:
+            await self._check_ownership(work, error)
+        except Exception:
+            log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
+        finally:
+            del self._tasks[work]
+            self._lanes.finish(work)
+            assignment = self._assignments.get(work.partition)
+            if done and assignment is not None and assignment.generation == work.generation:
+                self._commits.done(work.partition, work.item.record.offset)
+                self._resume_drained(work.partition)
+            self._start_ready()
+
+    async def _check_ownership(self, work: LaneWork, error: NotOwner) -> None:
+        """A write was fenced. Who is right, the group coordinator knows: it takes commits from members only."""
+        assignment = self._assignments.get(work.partition)
+        if assignment is None or assignment.generation != work.generation:
+            return
+        log.warning("write_fenced", partition=str(work.partition), session_id=error.session_id)
+        unfinished_from = self._commits.unfinished_from(work.partition)
+        self._forsake(work.partition)
+        try:
+            await self._consumer.commit({work.partition: unfinished_from})
+        except KafkaError as refusal:
+            log.warning("ownership_lost", partition=str(work.partition), error=str(refusal))
+            return
+        await self.assigned([work.partition])
+
+    def _forsake(self, partition: Partition) -> None:
+        self._lanes.revoke(partition)
+        self._commits.revoke(partition)
+        self._assignments.pop(partition, None)
+        self._l1.drop_partition(partition)
+        self._unready.add(partition)
+
+    def _pause_full(self) -> None:
+        for partition in self._assignments:
+            if (
+                partition not in self._paused
+                and self._commits.open_count(partition) >= self._settings.max_open_per_partition
+            ):
+                self._paused.add(partition)
+                self._consumer.pause(partition)
+
+    def _resume_drained(self, partition: Partition) -> None:
+        if (
+            partition in self._paused
+            and self._commits.open_count(partition) <= self._settings.max_open_per_partition // 2
+        ):
+            self._paused.discard(partition)
+            self._consumer.resume(partition)

@@ -1,0 +1,26 @@
+"""Errors of a turn, told apart by what helps: waiting, or a person."""
+
+
+class WorkerError(Exception):
+    """Anything that ends a turn early."""
+
+
+class TransientError(WorkerError):
+    """A later attempt may succeed: the lane waits and tries again."""
+
+
+class PermanentError(WorkerError):
+    """No attempt will succeed: the record goes to the dead letter topic with `reason`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class NotOwner(WorkerError):
+    """A later owner has written: this process must leave the partition's records to it."""
+
+    def __init__(self, session_id: str, token: int) -> None:
+        super().__init__(f"session {session_id} was written under the later fence {token}")
+        self.session_id = session_id
+        self.token = token

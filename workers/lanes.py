@@ -1,0 +1,98 @@
+"""Lanes: one queue per session; serial inside, parallel to every other. No I/O, no clock.
+
+The scheduler decides what may run; a shell (`workers.dispatch`) runs it.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+P = TypeVar("P", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work(Generic[P, T]):
+    """One record in its session's lane. `generation` tells apart two assignments of the same partition."""
+
+    lane: str
+    partition: P
+    generation: int
+    item: T
+
+
+@dataclass(slots=True)
+class _Lane(Generic[P, T]):
+    waiting: deque[Work[P, T]] = field(default_factory=deque)
+    running: Work[P, T] | None = None
+
+
+class Lanes(Generic[P, T]):
+    """Key-ordered concurrency: at most `concurrency` lanes run at once, and of each lane only its head.
+
+    A lane belongs to a session, not to a partition: work of one session that arrives over two partitions, or over two
+    assignments of the same partition, still never overlaps in this process (invariant O). Ready lanes take turns, so
+    a busy session holds back only itself (invariant P).
+    """
+
+    def __init__(self, *, concurrency: int) -> None:
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        self._concurrency = concurrency
+        self._lanes: dict[str, _Lane[P, T]] = {}
+        self._ready: deque[str] = deque()
+        self._running: set[Work[P, T]] = set()
+
+    def offer(self, work: Work[P, T]) -> None:
+        """Appends to the work's lane."""
+        lane = self._lanes.get(work.lane)
+        if lane is None:
+            lane = self._lanes[work.lane] = _Lane()
+        lane.waiting.append(work)
+        if lane.running is None and len(lane.waiting) == 1:
+            self._ready.append(work.lane)
+
+    def take(self) -> Work[P, T] | None:
+        """The next work that may run now, which then counts as running until `finish`; None when there is none."""
+        if not self._ready or len(self._running) >= self._concurrency:
+            return None
+        lane = self._lanes[self._ready.popleft()]
+        lane.running = lane.waiting.popleft()
+        self._running.add(lane.running)
+        return lane.running
+
+    def finish(self, work: Work[P, T]) -> None:
+        """Ends running work, however it went; its lane's next head becomes ready."""
+        lane = self._lanes[work.lane]
+        if lane.running is not work:
+            raise ValueError(f"lane {work.lane}: finished work that was not running")
+        lane.running = None
+        self._running.remove(work)
+        if lane.waiting:
+            self._ready.append(work.lane)
+        else:
+            del self._lanes[work.lane]
+
+    def revoke(self, partition: P) -> None:
+        """Drops what waits of `partition`; it will be redelivered to whoever owns it next. What runs goes on."""
+        for key in [key for key, lane in self._lanes.items() if any(w.partition == partition for w in lane.waiting)]:
+            lane = self._lanes[key]
+            lane.waiting = deque(work for work in lane.waiting if work.partition != partition)
+            if not lane.waiting and lane.running is None:
+                del self._lanes[key]
+                self._ready.remove(key)
+
+    def running(self, partition: P | None = None) -> set[Work[P, T]]:
+        """What runs now, of one partition or of all."""
+        return {work for work in self._running if partition is None or work.partition == partition}
+
+    def waiting_in(self, lane: str) -> list[T]:
+        """The items that wait behind the head of `lane`."""
+        found = self._lanes.get(lane)
+        return [work.item for work in found.waiting] if found else []
+
+    @property
+    def waiting(self) -> int:
+        """How many works wait, over all lanes."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())

@@ -1,0 +1,90 @@
+"""A record on its way through the worker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from schemas.errors import InvalidRecord
+from schemas.identity import is_session_id
+from schemas.inbound import InboundEvent, decode_inbound
+from schemas.replies import Source
+from store.protocol import Fence
+
+
+class KafkaRecord(Protocol):
+    """What the worker reads of a consumer record; aiokafka's has these attributes."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Partition(NamedTuple):
+    """A partition of a topic; equal to aiokafka's TopicPartition of the same place."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """This process's ownership of a partition from one rebalance to the next."""
+
+    partition: Partition
+    generation: int
+    """Grows with every assignment in this process."""
+    fence: Fence
+    done_below: int
+    """All records below this offset were done before, as the store says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A record that this worker took, decoded: `event`, or why it is `invalid`."""
+
+    record: KafkaRecord
+    assignment: Assignment
+    taken_at: float
+    """By a monotonic clock, in seconds."""
+    session_id: str | None
+    """None when the record names no session."""
+    event: InboundEvent | None
+    invalid: InvalidRecord | None
+
+    @property
+    def lane(self) -> str:
+        """Its session, or a lane of its own where there is none."""
+        return self.session_id or f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
+
+    @property
+    def source(self) -> Source:
+        return Source(topic=self.record.topic, partition=self.record.partition, offset=self.record.offset)
+
+
+def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
+    """Decodes `record`; never raises for what is in it."""
+    try:
+        event = decode_inbound(record.value, record.key, record.topic, record.partition, record.offset)
+    except InvalidRecord as error:
+        return Taken(record, assignment, now, _session_of_key(record.key), None, error)
+    return Taken(record, assignment, now, event.session_id, event, None)
+
+
+def _session_of_key(key: bytes | None) -> str | None:
+    try:
+        session_id = (key or b"").decode()
+    except UnicodeDecodeError:
+        return None
+    return session_id if is_session_id(session_id) else None

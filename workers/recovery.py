@@ -1,0 +1,141 @@
+"""What happens when a turn fails: wait and try again, or write a dead letter and tell the customer.
+
+The lane waits meanwhile, so only that session does.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import stamina
+import structlog
+
+from schemas.errors import InvalidRecord
+from schemas.publishing import BrokerUnavailable
+from store.errors import LockError, LockTimeout, StoreUnavailable
+from workers.dead_letters import DeadLetters
+from workers.errors import NotOwner, PermanentError, TransientError
+from workers.observer import Observer
+from workers.records import Taken
+from workers.turn import Failure, TurnProcessor, utc_now
+
+log = structlog.get_logger(__name__)
+
+UNAVAILABLE = (StoreUnavailable, BrokerUnavailable)
+"""Not the record's fault: waited for without end, for nothing can be decided or recorded meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySettings:
+    """Backoff with jitter between `wait_initial_seconds` and `wait_max_seconds`."""
+
+    attempts: int = 5
+    """How often a turn is tried before it becomes a dead letter."""
+    wait_initial_seconds: float = 0.1
+    wait_max_seconds: float = 5.0
+
+
+class ResilientTurns:
+    """Runs turns until each ended in a reply or in the dead letter topic (invariant L)."""
+
+    def __init__(
+        self, turns: TurnProcessor, dead_letters: DeadLetters, observer: Observer, settings: RetrySettings
+    ) -> None:
+        self._turns = turns
+        self._dead_letters = dead_letters
+        self._observer = observer
+        self._settings = settings
+
+    async def run(self, taken: Taken) -> None:
+        """Returns when the record's offset is done.
+
+        Raises:
+            NotOwner: it is another worker's business now; the offset is not done.
+        """
+        attempts = _Attempts(self._settings.attempts, self._observer)
+        # The outer boundary of a turn: a programming error, too, must end in the dead letter topic, not in a lane
+        # that stands still.
+        try:
+            await self._turns.run(taken)
+        except NotOwner:
+            raise
+        except Exception as error:
+            final: Exception | None = error
+            if attempts.may_retry(error):
+                final = await self._retry(taken, attempts)
+            if final is not None:
+                await self._give_up(taken, final, attempts.failed)
+
+    async def _retry(self, taken: Taken, attempts: "_Attempts") -> Exception | None:
+        """Tries until the turn succeeds (None) or fails for good."""
+        try:
+            async for attempt in self._backoff(attempts.may_retry):
+                with attempt:
+                    await self._turns.run(taken)
+        except NotOwner:
+            raise
+        except Exception as error:
+            return error
+        return None
+
+    async def _give_up(self, taken: Taken, error: Exception, attempts: int) -> None:
+        reason = error.reason if isinstance(error, (InvalidRecord, PermanentError)) else _REASONS.get(type(error))
+        if reason is None:
+            reason = "internal_error"
+            log.error("turn_crashed", offset=str(taken.source), exc_info=error)
+        detail = str(error) or type(error).__name__
+        failure = Failure(reason, _told(error), attempts)
+        written = False
+        async for attempt in self._backoff(_is_unavailable):
+            with attempt:
+                if not written:
+                    await self._dead_letters.write(
+                        taken, reason=reason, error=detail, attempts=attempts, failed_at=utc_now().rfc3339
+                    )
+                    written = True
+                    self._observer.dead_letter(reason)
+                    log.warning("dead_letter", reason=reason, error=detail, session_id=taken.session_id)
+                if taken.session_id is not None:
+                    await self._turns.fail(taken, failure)
+
+    def _backoff(self, on: Callable[[Exception], bool]) -> AsyncIterator[stamina.Attempt]:
+        return stamina.retry_context(
+            on=on,
+            attempts=None,
+            timeout=None,
+            wait_initial=self._settings.wait_initial_seconds,
+            wait_max=self._settings.wait_max_seconds,
+            wait_jitter=self._settings.wait_initial_seconds,
+        ).__aiter__()
+
+
+_REASONS: dict[type[Exception], str] = {TransientError: "retries_exhausted", LockTimeout: "lock_timeout"}
+
+
+class _Attempts:
+    """Counts the failures that are the turn's own; that Kafka or Redis is away doesn't count."""
+
+    def __init__(self, limit: int, observer: Observer) -> None:
+        self._limit = limit
+        self._observer = observer
+        self.failed = 0
+
+    def may_retry(self, error: Exception) -> bool:
+        if isinstance(error, UNAVAILABLE):
+            self._observer.retried(type(error).__name__)
+            return True
+        self.failed += 1
+        if isinstance(error, (InvalidRecord, PermanentError, NotOwner)) or self.failed >= self._limit:
+            return False
+        self._observer.retried(type(error).__name__)
+        return True
+
+
+def _is_unavailable(error: Exception) -> bool:
+    return isinstance(error, (*UNAVAILABLE, LockError))
+
+
+def _told(error: Exception) -> str:
+    """What the customer reads: what was wrong with the message, but nothing of our inside."""
+    if isinstance(error, InvalidRecord):
+        return f"The message could not be read: {error.detail}"
+    return "The message could not be answered. A person will look at it."

@@ -1,0 +1,262 @@
+"""The turn: one record, from its lane's head to the acknowledged reply (DESIGN §5, steps 2 to 6).
+
+1. (the lane's part) The record is the head of its session's lane.
+2. Load the session: from L1 while this process owns the home partition, else from the store.
+3. Applied already? Republish the stored bytes if it is the session's newest event; done.
+4. Retrieve, generate, recheck for a cancel.
+5. `commit_turn`: state and reply bytes in one fenced compare-and-set. Stale: reload, go to 3.
+6. Publish exactly those bytes and wait for the acknowledgement.
+7. (the dispatcher's part) Mark the offset done.
+
+A crash between any two steps is repaired by redelivery, which takes the way of step 3.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from schemas.fold import evolve, source_key
+from schemas.headers import cloud_event_headers, header
+from schemas.inbound import Cancel, Message
+from schemas.partition import home_partition
+from schemas.publishing import Publisher, Record
+from schemas.replies import ReplyEvent, TurnFailed, decode_reply, encode_reply
+from schemas.session import SessionData
+from schemas.topics import MAX_EVENT_BYTES, TopicNames
+from store.l1 import L1Cache
+from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale
+from workers.cancellations import Cancellations
+from workers.decision import Draft, Moment, completed, customer_message, decided, failed
+from workers.deltas import DeltaStream
+from workers.errors import NotOwner, PermanentError
+from workers.generation.protocol import Generator, Question, Retrieval, Retriever
+from workers.observer import LockReason, Observer
+from workers.records import Taken
+
+log = structlog.get_logger(__name__)
+
+Decide = Callable[[SessionData | None], ReplyEvent]
+NO_RETRIEVAL = Retrieval()
+
+
+def utc_now() -> Moment:
+    now = datetime.now(UTC)
+    return Moment(int(now.timestamp() * 1000), now.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a record is answered with `turn.failed`."""
+
+    code: str
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnParts:
+    """What a turn works with; handed in by the composition root."""
+
+    store: SessionStore
+    l1: L1Cache
+    publisher: Publisher
+    topics: TopicNames
+    retriever: Retriever | None
+    generator: Generator
+    cancellations: Cancellations
+    observer: Observer
+    lock_everything: bool = False
+    """`ordering=lock`: run every turn under the lock, for comparison and for topics that are not keyed."""
+
+
+class TurnProcessor:
+    """Runs turns. One record of a session at a time: the lanes see to that."""
+
+    def __init__(self, parts: TurnParts, *, now: Callable[[], Moment] = utc_now) -> None:
+        self._parts = parts
+        self._now = now
+        self.partitions = 0
+        """How many partitions inbound, replies and deltas have; set before the first turn."""
+
+    async def run(self, taken: Taken) -> None:
+        """Answers `taken`, or finds that it was.
+
+        Raises:
+            TransientError, StoreUnavailable, BrokerUnavailable, LockError: again, later.
+            PermanentError, InvalidRecord: never; it belongs into the dead letter topic.
+            NotOwner: somebody else has the partition.
+        """
+        if taken.invalid is not None:
+            raise taken.invalid
+        await self._under_right(taken, None)
+
+    async def fail(self, taken: Taken, failure: Failure) -> None:
+        """Tells the customer that `taken` was not answered, as a turn of its own. Raises as `run`."""
+        await self._under_right(taken, failure)
+
+    async def _under_right(self, taken: Taken, failure: Failure | None) -> None:
+        assert taken.session_id is not None, "a record without a session has no turn"
+        reason = self._lock_reason(taken, taken.session_id)
+        if reason is None:
+            await self._turn(taken, taken.session_id, taken.assignment.fence, failure)
+            return
+        self._parts.observer.lock_path(reason)
+        log.debug("lock_path", reason=reason, session_id=taken.session_id, topic=taken.record.topic)
+        async with self._parts.store.lock(taken.session_id) as fence:
+            await self._turn(taken, taken.session_id, fence, failure)
+
+    def _lock_reason(self, taken: Taken, session_id: str) -> LockReason | None:
+        """Why the partition gives no ownership of this record's session; None where it does."""
+        record = taken.record
+        if self._parts.lock_everything:
+            return "ordering_lock"
+        if record.topic != self._parts.topics.inbound:
+            return "secondary_topic"
+        if record.partition != home_partition(session_id, self.partitions):
+            return "null_key" if record.key is None else "foreign_partition"
+        return None
+
+    async def _turn(self, taken: Taken, session_id: str, fence: Fence, failure: Failure | None) -> None:
+        parts = self._parts
+        record = taken.record
+        inbound_id = taken.event.id if taken.event else f"{record.topic}:{record.partition}:{record.offset}"
+        owned = fence.kind == "partition"
+        session, unpublished = await self._load(session_id, owned)
+        while True:
+            if session is not None and session.has_applied(source_key(taken.source), record.offset, inbound_id):
+                if session.request_id == inbound_id:
+                    await self._republish_newest(session_id)
+                parts.observer.turn_finished("duplicate", time.monotonic() - taken.taken_at)
+                return
+            fact = await self._fact(taken, session_id, inbound_id, session, failure)
+            if fact is None:
+                parts.observer.turn_finished("ignored", time.monotonic() - taken.taken_at)
+                return
+            if unpublished:
+                # Whoever wrote last may have died before publishing: the topic shall have every seq in order.
+                await self._republish_newest(session_id)
+                unpublished = False
+            after = evolve(session, fact)
+            reply = encode_reply(fact)
+            if len(reply) > MAX_EVENT_BYTES:
+                raise PermanentError("reply_too_large", f"The reply has {len(reply)} bytes; {MAX_EVENT_BYTES} fit.")
+            outcome = await parts.store.commit_turn(
+                after,
+                expected_version=session.version if session else 0,
+                event_id=fact.id,
+                fence=fence,
+                reply=reply,
+            )
+            match outcome:
+                case Applied():
+                    if owned:
+                        parts.l1.put(after, taken.assignment.partition)
+                case Already(stored):
+                    parts.l1.drop(session_id)
+                    reply = stored
+                case Stale():
+                    parts.observer.stale_write()
+                    parts.l1.drop(session_id)
+                    session, unpublished = await self._load(session_id, False)
+                    continue
+                case Fenced(token):
+                    parts.observer.fenced_write()
+                    parts.l1.drop(session_id)
+                    raise NotOwner(session_id, token)
+            await self._publish(fact, reply, header(record.headers, "traceparent"))
+            parts.observer.turn_finished(fact.type, time.monotonic() - taken.taken_at)
+            return
+
+    async def _load(self, session_id: str, owned: bool) -> tuple[SessionData | None, bool]:
+        """The session, and whether its newest reply may be missing in the topic.
+
+        What the home partition's owner committed and didn't publish is redelivered to the next owner in order, so
+        only a session last written under a lock is in doubt there; for a lock holder every session is.
+        """
+        if owned and (cached := self._parts.l1.get(session_id)) is not None:
+            return cached, False
+        stored = await self._parts.store.load(session_id)
+        if stored is None:
+            return None, False
+        return stored.session, not owned or stored.writer == "lock"
+
+    async def _fact(
+        self, taken: Taken, session_id: str, inbound_id: str, session: SessionData | None, failure: Failure | None
+    ) -> ReplyEvent | None:
+        if failure is not None or taken.event is None:
+            failure = failure or Failure("invalid", str(taken.invalid), 1)
+            return failed(
+                session_id,
+                inbound_id,
+                taken.source,
+                session,
+                self._now(),
+                code=failure.code,
+                error=failure.error,
+                attempts=failure.attempts,
+            )
+        if isinstance(taken.event, Cancel):
+            self._parts.cancellations.forget(session_id, taken.event.target)
+        if isinstance(taken.event, Message):
+            return await self._answer(taken, taken.event, session)
+        return decided(taken.event, taken.source, session, self._now())
+
+    async def _answer(self, taken: Taken, event: Message, session: SessionData | None) -> ReplyEvent:
+        if self._parts.cancellations.requested(event.session_id, event.id):
+            return self._cancelled(taken, event, session)
+        begun = time.monotonic()
+        message = customer_message(event)
+        generator = self._parts.generator
+        retrieval = NO_RETRIEVAL
+        if generator.retrieves and self._parts.retriever is not None:
+            retrieval = await self._parts.retriever.retrieve(event.text)
+        retrieved = time.monotonic()
+        home = home_partition(event.session_id, self.partitions)
+        deltas = DeltaStream(self._parts.publisher, self._parts.topics.deltas, home, event.session_id, event.id)
+        answer = await generator.generate(Question(message, session, retrieval), deltas.emit)
+        await deltas.close()
+        if self._parts.cancellations.requested(event.session_id, event.id):
+            return self._cancelled(taken, event, session)
+        timings = {
+            "lane_wait": round((begun - taken.taken_at) * 1000, 3),
+            "retrieve": round((retrieved - begun) * 1000, 3),
+            "generate": round((time.monotonic() - retrieved) * 1000, 3),
+        }
+        draft = Draft(answer, retrieval, generator.name, timings)
+        return completed(event, message, taken.source, session, draft, self._now())
+
+    def _cancelled(self, taken: Taken, event: Message, session: SessionData | None) -> TurnFailed:
+        return failed(
+            event.session_id,
+            event.id,
+            taken.source,
+            session,
+            self._now(),
+            code="cancelled",
+            error="The answer was cancelled.",
+            attempts=1,
+            redrivable=False,
+        )
+
+    async def _republish_newest(self, session_id: str) -> None:
+        reply = await self._parts.store.newest_event(session_id)
+        if reply is not None:
+            await self._publish(decode_reply(reply), reply, None)
+            self._parts.observer.republished()
+
+    async def _publish(self, fact: ReplyEvent, reply: bytes, traceparent: bytes | None) -> None:
+        headers = cloud_event_headers(fact.id, f"supportstream.{fact.type}.v1", "/workers", fact.completed_at)
+        if traceparent is not None:
+            headers.append(("traceparent", traceparent))
+        await self._parts.publisher.publish(
+            Record(
+                topic=self._parts.topics.replies,
+                key=fact.session_id.encode(),
+                value=reply,
+                partition=home_partition(fact.session_id, self.partitions),
+                headers=headers,
+            )
+        )
