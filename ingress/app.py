@@ -1,22 +1,24 @@
 """The ingress as an ASGI application."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import ORJSONResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 
 from ingress.access import SessionAccess
 from ingress.chat import chat_router
 from ingress.edge import Edge
 from ingress.facts import Facts
 from ingress.health import Check, health_router
-from ingress.middleware import ResponseHeaders, install_error_handlers
+from ingress.middleware import Receive, ResponseHeaders, Scope, SendMessage, install_error_handlers
 from ingress.origins import OriginPolicy
 from ingress.page import STATIC, PageFiles, page_router
+from ingress.responses import Json
 from store.protocol import SessionStore
+
+SOCKET_PATH = "/ws"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,7 @@ def create_app(
     version: str,
     api_prefix: str,
     debug: bool,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
-) -> FastAPI:
+) -> "WithSockets":
     """The application. Interactive documentation is served in debug only."""
     app = FastAPI(
         title="supportstream",
@@ -51,8 +52,6 @@ def create_app(
         docs_url="/docs" if debug else None,
         redoc_url=None,
         openapi_url="/openapi.json" if debug else None,
-        default_response_class=ORJSONResponse,
-        lifespan=lifespan,
     )
     install_error_handlers(app, debug=debug)
     if parts.origins.allowed:
@@ -70,8 +69,8 @@ def create_app(
     app.mount("/chat/static", PageFiles(directory=STATIC), name="chat-static")
 
     @app.get("/")
-    async def about() -> dict[str, object]:
-        return await parts.describe()
+    async def about() -> Response:
+        return Json(await parts.describe())
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -82,8 +81,21 @@ def create_app(
     async def chat_with_slash() -> RedirectResponse:
         return RedirectResponse("/chat")
 
-    @app.websocket("/ws")
-    async def ws(websocket: WebSocket) -> None:
-        await parts.edge.serve(websocket)
+    return WithSockets(app, parts.edge)
 
-    return app
+
+class WithSockets:
+    """The application with its WebSocket path beside it: HTTP goes to FastAPI, sockets straight to the edge."""
+
+    def __init__(self, http: FastAPI, edge: Edge) -> None:
+        self.http = http
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
+        if scope["type"] != "websocket":
+            await self.http(scope, receive, send)
+        elif scope["path"] == SOCKET_PATH:
+            await self._edge(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1000, "reason": "no such path"})

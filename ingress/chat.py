@@ -1,16 +1,17 @@
 """REST: a question and its answer in one request, and a look back at a session's turns."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import ORJSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ingress.access import SessionAccess
 from ingress.errors import IngressError, unauthorized
 from ingress.facts import Facts
 from ingress.history import arrivals_after
+from ingress.responses import Json
 from schemas.frames import ErrorCode
 from schemas.identity import InboundId, SessionId
 from schemas.inbound import MAX_ATTACHMENTS, Attachment, Message, Scalar, Text
@@ -37,7 +38,7 @@ class ChatRequest(BaseModel):
 
 def chat_router(prefix: str, access: SessionAccess, facts: Facts, store: SessionStore) -> APIRouter:
     """The routes under `prefix`."""
-    router = APIRouter(prefix=prefix, default_response_class=ORJSONResponse)
+    router = APIRouter(prefix=prefix)
 
     @router.post("/chat")
     async def chat(request: ChatRequest, authorization: Annotated[str | None, Header()] = None) -> Response:
@@ -55,12 +56,10 @@ def chat_router(prefix: str, access: SessionAccess, facts: Facts, store: Session
         body: dict[str, Any] = {"session_id": granted.session_id, "token": granted.token, "id": message.id}
         location = f"{prefix}/sessions/{granted.session_id}/turns"
         if fact is None:
-            return ORJSONResponse(
-                {**body, "status": "accepted", "turns": location}, 202, headers={"Location": location}
-            )
+            return Json({**body, "status": "accepted", "turns": location}, 202, headers={"Location": location})
         if isinstance(fact, TurnFailed):
             raise IngressError(422, ErrorCode.TURN_FAILED, fact.error)
-        return ORJSONResponse({**body, "status": "answered", **_shown(fact)})
+        return Json({**body, "status": "answered", **_shown(fact)})
 
     @router.get("/sessions/{session_id}/turns")
     async def turns(
@@ -76,7 +75,7 @@ def chat_router(prefix: str, access: SessionAccess, facts: Facts, store: Session
         access.check(session_id, token)
         arrivals = await arrivals_after(store, session_id, after)
         shown = [_shown(arrival.event) for arrival in arrivals if isinstance(arrival.event, TurnCompleted)]
-        return ORJSONResponse({"session_id": session_id, "turns": shown})
+        return Json({"session_id": session_id, "turns": shown})
 
     return router
 
@@ -85,9 +84,9 @@ def _shown(fact: ReplyEvent) -> dict[str, Any]:
     """What a client sees of an event."""
     shown: dict[str, Any] = {"seq": fact.seq, "epoch": fact.epoch, "completed_at": fact.completed_at}
     if isinstance(fact, TurnCompleted):
-        shown["message"] = fact.message.model_dump(include={"id", "text"}) if fact.message else None
-        shown["reply"] = fact.reply.model_dump(exclude_none=True) if fact.reply else None
-        shown["escalated"] = bool(fact.changes.escalated)
+        shown["message"] = {"id": fact.message.id, "text": fact.message.text} if fact.message else None
+        shown["reply"] = asdict(fact.reply) if fact.reply else None
+        shown["escalated"] = bool(fact.changes and fact.changes.escalated)
     return shown
 
 

@@ -1,14 +1,12 @@
 """The WebSocket edge: the shell that does what `ingress.connection` says."""
 
 import asyncio
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ingress.access import SessionAccess
 from ingress.connection import Arrival, CatchUp, Close, Command, Connection, Open, Publish, Send
@@ -16,6 +14,7 @@ from ingress.delivery import Delivery
 from ingress.errors import IngressError
 from ingress.history import arrivals_after, since
 from ingress.inbound import InboundPublisher
+from ingress.middleware import Receive, Scope, SendMessage
 from ingress.origins import OriginPolicy
 from schemas.errors import InvalidFrame
 from schemas.frames import (
@@ -69,22 +68,24 @@ class EdgeParts:
 
 
 class Edge:
-    """Serves `/ws`."""
+    """Serves WebSockets, as an ASGI application: frames pass no layer of a framework."""
 
     def __init__(self, parts: EdgeParts) -> None:
         self._parts = parts
         self._sockets: set[Socket] = set()
 
-    async def serve(self, websocket: WebSocket) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
         """One connection, from handshake to close."""
-        if not self._parts.origins.allows(websocket.headers):
-            # Before the handshake: the browser sees 403.
+        await receive()  # websocket.connect
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._parts.origins.allows(headers):
+            # Refused before the handshake: the browser sees 403.
             self._parts.observer.frame_refused("origin")
-            await websocket.close(CloseCode.FORBIDDEN, "origin not allowed")
+            await send({"type": "websocket.close", "code": CloseCode.FORBIDDEN, "reason": "origin not allowed"})
             return
-        offered = websocket.scope.get("subprotocols", [])
-        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        socket = Socket(websocket, self._parts)
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
+        socket = Socket(receive, send, self._parts)
         self._sockets.add(socket)
         try:
             await socket.run()
@@ -104,12 +105,14 @@ class Edge:
 class Socket:
     """One WebSocket: a reader that is this task, and a writer so that a slow client delays nobody else."""
 
-    def __init__(self, websocket: WebSocket, parts: EdgeParts) -> None:
-        self._websocket = websocket
+    def __init__(self, receive: Receive, send: SendMessage, parts: EdgeParts) -> None:
+        self._receive = receive
+        self._send_message = send
         self._parts = parts
         self._connection = Connection()
         self._outbox: deque[str] = deque()
         self._wake = asyncio.Event()
+        self._writing = False
         self._closing: Close | None = None
         self._catching_up: set[asyncio.Task[None]] = set()
 
@@ -156,9 +159,9 @@ class Socket:
             await self._receive_one()
 
     async def _receive_one(self) -> None:
-        message = await self._websocket.receive()
+        message = await self._receive()
         if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+            raise Disconnected
         data = message.get("text") or message.get("bytes") or b""
         try:
             frame = decode_client_frame(data)
@@ -227,7 +230,9 @@ class Socket:
             self._send(encode_frame(refusal))
             return
         if isinstance(frame, MessageFrame):
-            self._send(encode_frame(Accepted(id=frame.id)))
+            self._outbox.append(encode_frame(Accepted(id=frame.id)))
+            # Waking the writer would cost more than the frame; and a client that reads slowly is read from slowly.
+            await self._flush()
 
     async def _catch_up(self, after_seq: int) -> None:
         try:
@@ -242,21 +247,33 @@ class Socket:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._outbox:
-                await self._websocket.send_text(self._outbox.popleft())
+            await self._flush()
             if self._closing is not None:
-                with contextlib.suppress(RuntimeError):  # the client closed first
-                    await self._websocket.close(self._closing.code, self._closing.reason)
+                code, reason = self._closing.code, self._closing.reason
+                await self._send_message({"type": "websocket.close", "code": code, "reason": reason})
                 return
+
+    async def _flush(self) -> None:
+        """Sends what waits, unless somebody is at it already."""
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._outbox:
+                await self._send_message({"type": "websocket.send", "text": self._outbox.popleft()})
+        finally:
+            self._writing = False
 
     def _report(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
             error = None if task.cancelled() else task.exception()
-            expected = isinstance(error, WebSocketDisconnect) or (
-                isinstance(error, RuntimeError) and self._websocket.client_state is WebSocketState.DISCONNECTED
-            )
-            if error is not None and not expected:
+            # OSError: the client went away while we were sending.
+            if error is not None and not isinstance(error, (Disconnected, OSError)):
                 log.error("socket_failed", task=task.get_name(), exc_info=error)
+
+
+class Disconnected(Exception):
+    """The client closed the socket, or the network did."""
 
 
 def _inbound_event(frame: MessageFrame | CancelFrame | FeedbackFrame, session_id: str) -> InboundEvent:

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter
-from fastapi.responses import ORJSONResponse
+
+from ingress.responses import Json
 
 Check = Callable[[], Awaitable[None]]
 """Raises an exception whose text says what is wrong."""
@@ -46,26 +47,26 @@ def health_router(
 ) -> APIRouter:
     """`/health/live`: restart me if this fails. `/health/ready`: send me no traffic if this fails. `/health`: both,
     with what the process runs with."""
-    router = APIRouter(default_response_class=ORJSONResponse)
+    router = APIRouter()
 
-    def report(health: Health) -> ORJSONResponse:
+    def report(health: Health) -> Json:
         checks = {name: problem or "ok" for name, problem in health.problems.items()}
         body = {"status": "ok" if health.ready else "unavailable", "checks": checks}
-        return ORJSONResponse(body, 200 if health.ready else 503)
+        return Json(body, 200 if health.ready else 503)
 
     @router.get("/health/live")
-    async def is_live() -> ORJSONResponse:
+    async def is_live() -> Json:
         return report(await examine(live))
 
     @router.get("/health/ready")
-    async def is_ready() -> ORJSONResponse:
+    async def is_ready() -> Json:
         return report(await examine(ready))
 
     @router.get("/health")
-    async def health() -> ORJSONResponse:
+    async def health() -> Json:
         result = await examine({**live, **ready})
         checks = {name: problem or "ok" for name, problem in result.problems.items()}
-        body = {"status": "ok" if result.ready else "degraded", "checks": checks, **await describe()}
-        return ORJSONResponse(body, 200 if result.ready else 503)
+        body = {**await describe(), "status": "ok" if result.ready else "degraded", "checks": checks}
+        return Json(body, 200 if result.ready else 503)
 
     return router

@@ -9,10 +9,10 @@ from uuid import uuid4
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import ORJSONResponse
 from starlette.exceptions import HTTPException
 
 from ingress.errors import IngressError
+from ingress.responses import Json
 from schemas.frames import ErrorCode
 from store.errors import StoreUnavailable
 
@@ -64,30 +64,32 @@ class ResponseHeaders:
 def install_error_handlers(app: FastAPI, *, debug: bool) -> None:
     """Every error is `{error, message, request_id, support}`; details of unexpected ones only in debug."""
 
-    def respond(request: Request, status: int, error: str, message: str, **headers: str) -> ORJSONResponse:
+    def respond(request: Request, status: int, error: str, message: str, **headers: str) -> Json:
         body = {"error": error, "message": message, "request_id": request.state.request_id, "support": SUPPORT}
-        return ORJSONResponse(body, status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return Json(body, status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
-    async def refused(request: Request, error: Exception) -> ORJSONResponse:
+    async def refused(request: Request, error: Exception) -> Json:
         assert isinstance(error, IngressError)
         retry = {} if error.retry_after_seconds is None else {"retry_after": str(error.retry_after_seconds)}
         return respond(request, error.status, error.code, error.message, **retry)
 
-    async def invalid(request: Request, error: Exception) -> ORJSONResponse:
+    async def invalid(request: Request, error: Exception) -> Json:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"] if part != "body")
-        return respond(request, 422, ErrorCode.INVALID_FIELD, f"{field or 'body'}: {first['msg']}")
+        return respond(
+            request, 422, ErrorCode.INVALID_FIELD, f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}"
+        )
 
-    async def http(request: Request, error: Exception) -> ORJSONResponse:
+    async def http(request: Request, error: Exception) -> Json:
         assert isinstance(error, HTTPException)
         return respond(request, error.status_code, "http_error", str(error.detail))
 
-    async def store_away(request: Request, error: Exception) -> ORJSONResponse:
+    async def store_away(request: Request, error: Exception) -> Json:
         message = "Sessions can't be read at the moment. Send it again."
         return respond(request, 503, ErrorCode.UNAVAILABLE, message, retry_after="2")
 
-    async def unexpected(request: Request, error: Exception) -> ORJSONResponse:
+    async def unexpected(request: Request, error: Exception) -> Json:
         log.error("request_failed", request_id=request.state.request_id, exc_info=error)
         message = repr(error) if debug else "Something went wrong on our side."
         return respond(request, 500, "internal_error", message)

@@ -32,7 +32,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     root.handlers = [handler]
     root.setLevel(level.upper())
     # Libraries speak only when something is wrong.
-    for name in ("aiokafka", "faststream", "uvicorn", "sentence_transformers", "httpx", "asyncio"):
+    for name in ("aiokafka", "faststream", "uvicorn", "sentence_transformers", "faiss", "stamina", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[

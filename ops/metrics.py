@@ -31,6 +31,7 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._turns_by_outcome: dict[str, Histogram] = {}
         self._lock_path = Counter(
             "supportstream_lock_path_turns",
             "Turns that ran under the session lock because the partition gave no ownership, by reason.",
@@ -60,11 +61,18 @@ class Metrics:
             "supportstream_sockets_closed", "WebSockets closed, by close code.", ["code"], registry=registry
         )
         self._refused = Counter(
-            "supportstream_requests_refused", "Frames and requests refused, by code.", ["code"], registry=registry
+            "supportstream_frames_refused",
+            "WebSocket frames and handshakes refused, by code.",
+            ["code"],
+            registry=registry,
         )
 
     def turn_finished(self, outcome: str, seconds: float) -> None:
-        self._turns.labels(outcome).observe(seconds)
+        histogram = self._turns_by_outcome.get(outcome)
+        if histogram is None:
+            # Looking up a child by its label costs more than counting.
+            histogram = self._turns_by_outcome[outcome] = self._turns.labels(outcome)
+        histogram.observe(seconds)
 
     def lock_path(self, reason: LockReason) -> None:
         self._lock_path.labels(reason).inc()

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
     kafka_ssl_cafile: str | None = None
+    kafka_idempotent_producer: bool = True
+    """False only for a broker that knows no idempotent producers, like the one that `dev` embeds: a retried send may
+    then be in the log twice, and is recognised by its id."""
     kafka_send_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "support."
     topic_partitions: Annotated[int, Field(ge=1, le=10_000)] = 12

@@ -27,12 +27,13 @@ from store.redis import RedisSessionStore
 from store.redis.sessions import LockSettings
 from workers.app import GroupSettings
 from workers.cancellations import Cancellations
+from workers.clock import utc_now
 from workers.dead_letters import DeadLetters
 from workers.dispatch import Consumer, Dispatcher, DispatchSettings
 from workers.generation.protocol import Generator, Retriever
 from workers.observer import Observer
 from workers.recovery import ResilientTurns, RetrySettings
-from workers.turn import TurnParts, TurnProcessor, utc_now
+from workers.turn import TurnParts, TurnProcessor
 
 CLAIM_WAIT_SECONDS = 10.0
 
@@ -53,6 +54,7 @@ def kafka_connection(settings: Settings) -> KafkaConnection:
         sasl_username=settings.kafka_sasl_username,
         sasl_password=password.get_secret_value() if password else None,
         ssl_cafile=settings.kafka_ssl_cafile,
+        idempotent_producer=settings.kafka_idempotent_producer,
     )
 
 

@@ -1,12 +1,15 @@
 """Deltas: pieces of an answer while it is made. Short-lived and best effort; the reply is the truth."""
 
+from dataclasses import dataclass
+
+import orjson
 from pydantic import TypeAdapter
 
 from schemas.identity import InboundId, SessionId
-from schemas.inbound import WireModel
 
 
-class Delta(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
     """The `n`-th piece (from 0) of the answer to the inbound event `inbound_id`."""
 
     session_id: SessionId
@@ -24,4 +27,4 @@ def decode_delta(value: bytes) -> Delta:
 
 
 def encode_delta(delta: Delta) -> bytes:
-    return delta.__pydantic_serializer__.to_json(delta)
+    return orjson.dumps(delta)

@@ -42,4 +42,4 @@ def explain(error: ValidationError) -> str:
     """The first validation problem as one sentence that names the field, without echoing its value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "the record"
-    return f"{field}: {first['msg']}"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}"

@@ -5,13 +5,12 @@ construction. No clock and no randomness: times and ids come from the event. Its
 conversation: everything that it copies is bounded.
 """
 
-from dataclasses import replace
-from typing import Any
-
 from schemas.errors import SequenceGap
 from schemas.inbound import Changes, Scalar
 from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnCompleted, TurnFailed
 from schemas.session import RECENT_IDS, SessionData
+
+NO_CHANGES = Changes()
 
 
 def evolve(session: SessionData | None, event: ReplyEvent) -> SessionData:
@@ -70,33 +69,31 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
             updated_at=event.completed_at,
             deleted=True,
         )
-    fields: dict[str, Any] = {
-        "seq": event.seq,
-        "version": event.version,
-        "applied": applied,
-        "updated_at": event.completed_at,
-        "request_id": event.inbound_id,
-    }
-    if isinstance(event, TurnFailed) and event.redrivable:
-        return replace(session, **fields)
-    fields["recent_ids"] = (*session.recent_ids, event.inbound_id)[-RECENT_IDS:]
-    if isinstance(event, TurnCompleted):
-        fields["last_activity"] = event.completed_at
-        if event.message is not None:
-            fields["message_count"] = session.message_count + 1
-            if event.message.user_id is not None:
-                fields["user_id"] = event.message.user_id
-    if not isinstance(event, TurnFailed):
-        _patch(session, event.changes, fields)
-    return replace(session, **fields)
-
-
-def _patch(session: SessionData, changes: Changes, fields: dict[str, Any]) -> None:
-    for name in changes.model_fields_set:
-        value = getattr(changes, name)
-        if value is None:
-            continue
-        fields[name] = merge_patch(session.metadata, value) if name == "metadata" else value
+    answered = isinstance(event, TurnCompleted)
+    changes = NO_CHANGES if isinstance(event, TurnFailed) else event.changes or NO_CHANGES
+    message = event.message if isinstance(event, TurnCompleted) else None
+    user_id = changes.user_id or (message.user_id if message else None)
+    # A record redriven from the dead letter topic shall be answered, so its id is not remembered.
+    remembered = not (isinstance(event, TurnFailed) and event.redrivable)
+    return SessionData(
+        session_id=session.session_id,
+        epoch=session.epoch,
+        seq=event.seq,
+        version=event.version,
+        user_id=session.user_id if user_id is None else user_id,
+        thread_id=session.thread_id if changes.thread_id is None else changes.thread_id,
+        message_count=session.message_count + (message is not None),
+        escalated=session.escalated if changes.escalated is None else changes.escalated,
+        claimed=session.claimed if changes.claimed is None else changes.claimed,
+        metadata=merge_patch(session.metadata, changes.metadata) if changes.metadata else session.metadata,
+        request_id=event.inbound_id,
+        fingerprint_hash=changes.fingerprint_hash or session.fingerprint_hash,
+        created_at=session.created_at,
+        updated_at=event.completed_at,
+        last_activity=event.completed_at if answered else session.last_activity,
+        applied=applied,
+        recent_ids=(*session.recent_ids, event.inbound_id)[-RECENT_IDS:] if remembered else session.recent_ids,
+    )
 
 
 def merge_patch(metadata: dict[str, Scalar], patch: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -4,15 +4,16 @@ A client says `hello` first and gets `welcome`; then it sends messages. `accepte
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.errors import InvalidFrame, explain
 from schemas.identity import InboundId, SessionId
-from schemas.inbound import MAX_ATTACHMENTS, Attachment, Text, WireModel
+from schemas.inbound import MAX_ATTACHMENTS, Attachment, Text
 from schemas.replies import Citation, ReplyEvent, SessionDeleted, TurnCompleted, TurnFailed
 
 SUBPROTOCOL = "support.v1.json"
@@ -52,14 +53,16 @@ class CloseCode(IntEnum):
     HELLO_TIMEOUT = 4408
 
 
-class Position(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
     """The newest reply that a client has seen."""
 
     epoch: Annotated[int, Field(ge=0)]
     seq: Annotated[int, Field(ge=0)]
 
 
-class Hello(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
     """Opens or resumes a session. Without `session_id` the server makes one."""
 
     type: Literal["hello"] = "hello"
@@ -68,23 +71,26 @@ class Hello(WireModel):
     resume: Position | None = None
 
 
-class MessageFrame(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFrame:
     """The customer says something; `id` makes a repeated send harmless."""
 
     type: Literal["message"] = "message"
     id: InboundId
     text: Text
-    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = field(default_factory=list)
 
 
-class CancelFrame(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelFrame:
     """Stops the answer to the message `id`."""
 
     type: Literal["cancel"] = "cancel"
     id: InboundId
 
 
-class FeedbackFrame(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackFrame:
     """Judges the reply at `seq`: -1, 0 or 1."""
 
     type: Literal["feedback"] = "feedback"
@@ -92,16 +98,20 @@ class FeedbackFrame(WireModel):
     score: Annotated[int, Field(ge=-1, le=1)]
 
 
-class TypingFrame(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypingFrame:
     """The customer is typing; a hint that is kept nowhere."""
 
     type: Literal["typing"] = "typing"
 
 
 ClientFrame = Hello | MessageFrame | CancelFrame | FeedbackFrame | TypingFrame
-_CLIENT_MODELS: Mapping[str, type[ClientFrame]] = {
-    model.model_fields["type"].default: model
-    for model in (Hello, MessageFrame, CancelFrame, FeedbackFrame, TypingFrame)
+_BY_TYPE: Mapping[str, TypeAdapter[ClientFrame]] = {
+    "hello": TypeAdapter(Hello),
+    "message": TypeAdapter(MessageFrame),
+    "cancel": TypeAdapter(CancelFrame),
+    "feedback": TypeAdapter(FeedbackFrame),
+    "typing": TypeAdapter(TypingFrame),
 }
 
 
@@ -120,16 +130,17 @@ def decode_client_frame(data: str | bytes) -> ClientFrame:
     if not isinstance(body, dict):
         raise InvalidFrame(ErrorCode.BAD_JSON, "A frame is a JSON object.")
     kind = body.get("type")
-    model = _CLIENT_MODELS.get(kind) if isinstance(kind, str) else None
-    if model is None:
-        raise InvalidFrame(ErrorCode.UNKNOWN_TYPE, f"`type` must be one of {', '.join(_CLIENT_MODELS)}.")
+    adapter = _BY_TYPE.get(kind) if isinstance(kind, str) else None
+    if adapter is None:
+        raise InvalidFrame(ErrorCode.UNKNOWN_TYPE, f"`type` must be one of {', '.join(_BY_TYPE)}.")
     try:
-        return model.model_validate(body)
+        return adapter.validate_python(body)
     except ValidationError as error:
         raise InvalidFrame(ErrorCode.INVALID_FIELD, explain(error)) from error
 
 
-class ReplyFrame(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyFrame:
     """An answer. `id` is the message that it answers (absent where an operator spoke first), `message` its text,
     so that every window on the session can show both sides."""
 
@@ -145,7 +156,8 @@ class ReplyFrame(BaseModel):
     actor: str
 
 
-class SessionFrame(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFrame:
     """The session changed otherwise: fields were updated, a message arrived while a person holds it, or it is gone."""
 
     type: Literal["session"] = "session"
@@ -157,7 +169,8 @@ class SessionFrame(BaseModel):
     escalated: bool | None = None
 
 
-class ErrorFrame(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorFrame:
     """Something was refused or failed. `id` is the message concerned, (`epoch`, `seq`) its place if it took one."""
 
     type: Literal["error"] = "error"
@@ -169,14 +182,16 @@ class ErrorFrame(BaseModel):
     seq: int | None = None
 
 
-class Accepted(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
     """Kafka has the message `id`: it will be answered, whatever fails."""
 
     type: Literal["accepted"] = "accepted"
     id: str
 
 
-class DeltaFrame(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaFrame:
     """The `n`-th piece of the answer to `id`."""
 
     type: Literal["delta"] = "delta"
@@ -188,7 +203,8 @@ class DeltaFrame(BaseModel):
 SequencedFrame = ReplyFrame | SessionFrame | ErrorFrame
 
 
-class Welcome(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
     """The session is open at (`epoch`, `seq`). `recovered`: `missed` has everything since the client's position."""
 
     type: Literal["welcome"] = "welcome"
@@ -204,8 +220,8 @@ ServerFrame = Welcome | Accepted | DeltaFrame | ReplyFrame | SessionFrame | Erro
 
 
 def encode_frame(frame: ServerFrame) -> str:
-    """One text frame; absent values are left out."""
-    return frame.__pydantic_serializer__.to_json(frame, exclude_none=True).decode()
+    """One text frame."""
+    return orjson.dumps(frame).decode()
 
 
 def frame_of(event: ReplyEvent) -> SequencedFrame:
@@ -218,7 +234,7 @@ def frame_of(event: ReplyEvent) -> SequencedFrame:
             message=event.message.text if event.message else None,
             text=event.reply.text,
             citations=event.reply.citations,
-            escalated=event.changes.escalated,
+            escalated=event.changes.escalated if event.changes else None,
             actor=event.actor,
         )
     if isinstance(event, TurnFailed):
@@ -239,6 +255,6 @@ def frame_of(event: ReplyEvent) -> SequencedFrame:
     }
     if isinstance(event, TurnCompleted) and event.message is not None:
         fields["message"] = event.message.text
-    if not isinstance(event, SessionDeleted):
+    if not isinstance(event, SessionDeleted) and event.changes is not None:
         fields["escalated"] = event.changes.escalated
     return SessionFrame(**fields)

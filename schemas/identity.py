@@ -1,8 +1,9 @@
 """Identifiers: what a session id may look like, and ids that follow from others."""
 
 import re
+from hashlib import sha1
 from typing import Annotated
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import StringConstraints
 
@@ -16,7 +17,8 @@ MINTED_PREFIX = "s-"
 """Session ids that the ingress made start so. They are unguessable and have a token from birth, so nobody
 may open one without it; other ids get their token at the first `hello`."""
 
-_TURN_NAMESPACE = UUID("6f0a7c1e-58a4-5d0f-9d2b-3f1b5b2f4c11")
+TURN_NAMESPACE = UUID("6f0a7c1e-58a4-5d0f-9d2b-3f1b5b2f4c11")
+_TURN_NAMESPACE = TURN_NAMESPACE.bytes
 
 
 def is_session_id(text: str) -> bool:
@@ -25,7 +27,14 @@ def is_session_id(text: str) -> bool:
 
 def turn_id(session_id: str, inbound_id: str) -> str:
     """The id of the reply event to one inbound event: the same whoever computes it, however often."""
-    return str(uuid5(_TURN_NAMESPACE, f"{session_id}\n{inbound_id}"))
+    # UUIDv5 (RFC 9562 §5.5) by hand: uuid.uuid5 takes four times as long, and this runs in every turn.
+    digest = bytearray(
+        sha1(_TURN_NAMESPACE + f"{session_id}\n{inbound_id}".encode(), usedforsecurity=False).digest()[:16]
+    )
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def derived_inbound_id(topic: str, partition: int, offset: int) -> str:

@@ -1,13 +1,17 @@
 """Inbound events: what a customer, an operator or another system asks for.
 
+Like everything on the wire, frozen dataclasses: what comes from outside is validated where it is decoded, and readers
+ignore fields they don't know, so a newer writer never breaks them.
+
 The least that another system must send is a record with the session id as key and `{"text": "…"}` as value.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.errors import InvalidRecord, explain
 from schemas.identity import InboundId, SessionId, derived_inbound_id, is_session_id
@@ -32,13 +36,8 @@ def _not_blank(text: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_not_blank), StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
 
 
-class WireModel(BaseModel):
-    """Readers ignore fields they don't know, so a newer writer never breaks them."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Attachment(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
     """A reference to a file that the customer added; the bytes are never in the event."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -46,34 +45,31 @@ class Attachment(WireModel):
     url: Annotated[str, StringConstraints(pattern=r"^https://", max_length=2_048)]
 
 
-def check_metadata(metadata: dict[str, Scalar]) -> dict[str, Scalar]:
-    """Flat and at most `MAX_METADATA_BYTES` as JSON.
-
-    Raises:
-        ValueError: larger than that.
-    """
+def _check_metadata(metadata: dict[str, Scalar]) -> dict[str, Scalar]:
     if metadata and len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
         raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")
     return metadata
 
 
-class Changes(WireModel):
-    """A patch of a session: what is absent stays. `metadata` is merged, a null in it removes the key (RFC 7396)."""
+Metadata = Annotated[dict[str, Scalar], AfterValidator(_check_metadata)]
+"""Flat, and at most `MAX_METADATA_BYTES` as JSON."""
+ShortText = Annotated[str, StringConstraints(max_length=128)]
 
-    user_id: Annotated[str, StringConstraints(max_length=128)] | None = None
-    thread_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """A patch of a session: what is None stays. `metadata` is merged, a null in it removes the key (RFC 7396)."""
+
+    user_id: ShortText | None = None
+    thread_id: ShortText | None = None
     escalated: bool | None = None
-    metadata: dict[str, Scalar] | None = None
-    fingerprint_hash: Annotated[str, StringConstraints(max_length=128)] | None = None
+    metadata: Metadata | None = None
+    fingerprint_hash: ShortText | None = None
     claimed: bool | None = None
 
-    @field_validator("metadata")
-    @classmethod
-    def _metadata_is_small(cls, metadata: dict[str, Scalar] | None) -> dict[str, Scalar] | None:
-        return check_metadata(metadata) if metadata else metadata
 
-
-class Inbound(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound:
     """What every inbound event has."""
 
     type: str
@@ -81,22 +77,19 @@ class Inbound(WireModel):
     session_id: SessionId
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message(Inbound):
     """A customer's message: it becomes one turn."""
 
     type: Literal["message"] = "message"
     text: Text
-    user_id: Annotated[str, StringConstraints(max_length=128)] | None = None
-    metadata: dict[str, Scalar] = Field(default_factory=dict)
-    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
+    user_id: ShortText | None = None
+    metadata: Metadata = field(default_factory=dict)
+    attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = field(default_factory=list)
     sent_at: Rfc3339 | None = None
 
-    @field_validator("metadata")
-    @classmethod
-    def _metadata_is_small(cls, metadata: dict[str, Scalar]) -> dict[str, Scalar]:
-        return check_metadata(metadata)
 
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionUpdate(Inbound):
     """Asks to change fields of the session."""
 
@@ -104,12 +97,14 @@ class SessionUpdate(Inbound):
     changes: Changes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionDelete(Inbound):
     """Asks to forget the session."""
 
     type: Literal["session.delete"] = "session.delete"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(Inbound):
     """Asks to stop the answer to the message `target`; without effect once it is committed."""
 
@@ -117,6 +112,7 @@ class Cancel(Inbound):
     target: InboundId
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback(Inbound):
     """A customer's judgement of the reply at `seq`: -1 bad, 0 withdrawn, 1 good."""
 
@@ -125,6 +121,7 @@ class Feedback(Inbound):
     score: Annotated[int, Field(ge=-1, le=1)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorMessage(Inbound):
     """A person answers instead of the assistant."""
 
@@ -134,11 +131,13 @@ class OperatorMessage(Inbound):
 
 
 InboundEvent = Message | SessionUpdate | SessionDelete | Cancel | Feedback | OperatorMessage
-InboundUnion = Annotated[InboundEvent, Field(discriminator="type")]
-
-INBOUND_MODELS: Mapping[str, type[InboundEvent]] = {
-    model.model_fields["type"].default: model
-    for model in (Message, SessionUpdate, SessionDelete, Cancel, Feedback, OperatorMessage)
+_BY_TYPE: Mapping[str, TypeAdapter[InboundEvent]] = {
+    "message": TypeAdapter(Message),
+    "session.update": TypeAdapter(SessionUpdate),
+    "session.delete": TypeAdapter(SessionDelete),
+    "cancel": TypeAdapter(Cancel),
+    "feedback": TypeAdapter(Feedback),
+    "operator.message": TypeAdapter(OperatorMessage),
 }
 
 
@@ -160,15 +159,15 @@ def decode_inbound(value: bytes | None, key: bytes | None, topic: str, partition
     if not isinstance(body, dict):
         raise InvalidRecord("bad_json", f"The value must be a JSON object, not {type(body).__name__}.")
     kind = body.get("type", "message")
-    model = INBOUND_MODELS.get(kind) if isinstance(kind, str) else None
-    if model is None:
-        raise InvalidRecord("unknown_type", f"`type` must be one of {', '.join(INBOUND_MODELS)}.")
+    adapter = _BY_TYPE.get(kind) if isinstance(kind, str) else None
+    if adapter is None:
+        raise InvalidRecord("unknown_type", f"`type` must be one of {', '.join(_BY_TYPE)}.")
     body["type"] = kind
     body["session_id"] = _session_id(body.get("session_id"), key)
     if body.get("id") is None:
         body["id"] = derived_inbound_id(topic, partition, offset)
     try:
-        return model.model_validate(body)
+        return adapter.validate_python(body)
     except ValidationError as error:
         raise InvalidRecord("invalid_field", explain(error)) from error
 
@@ -190,5 +189,5 @@ def _session_id(in_body: object, key: bytes | None) -> str:
 
 
 def encode_inbound(event: InboundEvent) -> bytes:
-    """The record value of an inbound event: JSON without the fields that were not given."""
-    return event.__pydantic_serializer__.to_json(event, exclude_none=True)
+    """The record value of an inbound event."""
+    return orjson.dumps(event)

@@ -7,21 +7,25 @@ from base64 import b64decode, b64encode
 from hashlib import blake2b
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from schemas.inbound import Rfc3339, WireModel
+from schemas.inbound import Rfc3339
 
 
-class Passage(WireModel):
+class Passage(BaseModel):
     """A piece of a document, small enough to be embedded and cited whole."""
+
+    model_config = ConfigDict(frozen=True)
 
     text: str
     embedding: str
     """Base64 of little-endian float32 numbers, of length 1 as a vector (L2)."""
 
 
-class DocumentUpserted(WireModel):
+class DocumentUpserted(BaseModel):
     """A document as every worker indexes it."""
+
+    model_config = ConfigDict(frozen=True)
 
     doc_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     title: str

@@ -1,19 +1,23 @@
 """Reply events: what a worker decided. Facts, in the past tense; the reply topic is also the session changelog.
 
 An event carries everything that its effect on the session needs, so the fold (`schemas.fold`) never looks elsewhere.
+Dataclasses, not models: a worker makes them from what is validated already, so only reading validates.
 """
 
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import Field, TypeAdapter
 
 from schemas.identity import InboundId, SessionId
-from schemas.inbound import Attachment, Changes, Rfc3339, Scalar, WireModel
+from schemas.inbound import Attachment, Changes, Rfc3339, Scalar
 
 Actor = Literal["customer", "agent", "operator", "system"]
 
 
-class Source(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
     """The inbound record that an event answers."""
 
     topic: str
@@ -21,7 +25,8 @@ class Source(WireModel):
     offset: int
 
 
-class Citation(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
     """A passage that a claim of the reply rests on; `[n]` in the text is the n-th citation, from 1."""
 
     doc_id: str
@@ -32,29 +37,32 @@ class Citation(WireModel):
     """Cosine similarity of question and passage, -1 to 1."""
 
 
-class Reply(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
     """What the customer reads."""
 
     text: str
-    citations: list[Citation] = Field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
     generator: str
     kb_version: str | None = None
     confidence: float | None = None
     """0 to 1; None where the generator has no measure of it."""
 
 
-class CustomerMessage(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerMessage:
     """The inbound message as it was accepted."""
 
     id: InboundId
     text: str
     user_id: str | None = None
-    metadata: dict[str, Scalar] = Field(default_factory=dict)
-    attachments: list[Attachment] = Field(default_factory=list)
+    metadata: dict[str, Scalar] = field(default_factory=dict)
+    attachments: list[Attachment] = field(default_factory=list)
     sent_at: Rfc3339 | None = None
 
 
-class Fact(WireModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
     """What every reply event has. `seq` counts the events of one epoch of a session from 1 without gaps;
     `version` is the store's compare-and-set number after it, and never restarts while the store remembers the session.
     """
@@ -72,6 +80,7 @@ class Fact(WireModel):
     completed_at: Rfc3339
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnCompleted(Fact):
     """One message and its reply, applied to the session as one step. A turn without a message is an operator
     speaking; one without a reply is a message received while a person holds the session."""
@@ -79,10 +88,11 @@ class TurnCompleted(Fact):
     type: Literal["turn.completed"] = "turn.completed"
     message: CustomerMessage | None
     reply: Reply | None
-    changes: Changes = Changes()
-    timings_ms: dict[str, float] = Field(default_factory=dict)
+    changes: Changes | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFailed(Fact):
     """The message was not answered: it is in the dead letter topic (`code` says why) or was cancelled."""
 
@@ -94,6 +104,7 @@ class TurnFailed(Fact):
     """Whether the record may come again, from the dead letter topic, and shall then be answered."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionUpdated(Fact):
     """Fields of the session changed, or feedback about a reply was noted."""
 
@@ -102,6 +113,7 @@ class SessionUpdated(Fact):
     feedback: dict[str, int] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionDeleted(Fact):
     """The session is gone; a later message begins a new epoch."""
 
@@ -124,4 +136,4 @@ def decode_reply(value: bytes) -> ReplyEvent:
 
 def encode_reply(event: ReplyEvent) -> bytes:
     """The record value of a reply event. The store keeps these bytes, and exactly these are published."""
-    return event.__pydantic_serializer__.to_json(event, exclude_none=True)
+    return orjson.dumps(event)

@@ -7,7 +7,7 @@ import orjson
 
 from schemas.inbound import Scalar
 
-RECENT_IDS = 50
+RECENT_IDS = 32
 """How many inbound ids a session remembers to recognise one that comes again."""
 RECENT_EVENTS = 50
 """How many of a session's newest reply events the store keeps beside its state."""

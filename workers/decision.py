@@ -1,6 +1,6 @@
 """What one inbound event does to a session: a pure function from event, state and answer to the reply event."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from schemas.fold import next_position
@@ -26,17 +26,11 @@ from schemas.replies import (
     TurnFailed,
 )
 from schemas.session import SessionData
+from workers.clock import Moment
 from workers.generation.protocol import Answer, Retrieval
 
 NO_CHANGES = Changes()
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """When a turn is decided: the same instant in both forms that events use."""
-
-    ms: int
-    rfc3339: str
+ESCALATED = Changes(escalated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +71,7 @@ def completed(
             kb_version=draft.retrieval.kb_version,
             confidence=answer.confidence,
         ),
-        changes=Changes(escalated=True) if escalates else NO_CHANGES,
+        changes=ESCALATED if escalates else None,
         timings_ms=draft.timings_ms,
     )
 
@@ -149,7 +143,7 @@ def effective(changes: Changes, session: SessionData | None) -> Changes:
     """`changes` without a claim on a session that was claimed before: of two claims the first counts, and its
     owner sees `claimed` in the fact."""
     if changes.claimed and session is not None and not session.deleted and session.claimed:
-        return changes.model_copy(update={"claimed": None})
+        return replace(changes, claimed=None)
     return changes
 
 

@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 LaneWork = Work[Partition, Taken]
 
+STARTED_AT_ONCE = 64
+"""Lane heads started in one turn of the event loop."""
+
 
 class Consumer(Protocol):
     """What the dispatcher asks of the consumer that feeds it."""
@@ -91,6 +94,7 @@ class Dispatcher:
         self._preparing: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
         self._generation = 0
+        self._starting = False
         self._stopped = False
         self.refused: dict[Partition, str] = {}
         """Partitions that can't be worked on, and why; shown by the readiness check."""
@@ -242,9 +246,20 @@ class Dispatcher:
         raise AssertionError("retries without end")
 
     def _start_ready(self) -> None:
-        while (work := self._lanes.take()) is not None:
-            task = asyncio.create_task(self._run(work), name=work.lane)
-            self._tasks[work] = task
+        """Starts lane heads, some at a time: what the first ones ask of Redis and Kafka is on its way while the next
+        ones compute."""
+        self._starting = False
+        for _ in range(STARTED_AT_ONCE):
+            work = self._lanes.take()
+            if work is None:
+                return
+            self._tasks[work] = asyncio.create_task(self._run(work))
+        self._start_soon()
+
+    def _start_soon(self) -> None:
+        if not self._starting:
+            self._starting = True
+            asyncio.get_running_loop().call_soon(self._start_ready)
 
     async def _run(self, work: LaneWork) -> None:
         done = False
@@ -262,7 +277,7 @@ class Dispatcher:
             if done and assignment is not None and assignment.generation == work.generation:
                 self._commits.done(work.partition, work.item.record.offset)
                 self._resume_drained(work.partition)
-            self._start_ready()
+            self._start_soon()
 
     async def _check_ownership(self, work: LaneWork, error: NotOwner) -> None:
         """A write was fenced. Who is right, the group coordinator knows: it takes commits from members only."""

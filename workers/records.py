@@ -70,6 +70,7 @@ class Taken:
 
     @property
     def source(self) -> Source:
+        """Where the record stands."""
         return Source(topic=self.record.topic, partition=self.record.partition, offset=self.record.offset)
 
 

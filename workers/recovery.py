@@ -12,11 +12,12 @@ import structlog
 from schemas.errors import InvalidRecord
 from schemas.publishing import BrokerUnavailable
 from store.errors import LockError, LockTimeout, StoreUnavailable
+from workers.clock import utc_now
 from workers.dead_letters import DeadLetters
 from workers.errors import NotOwner, PermanentError, TransientError
 from workers.observer import Observer
 from workers.records import Taken
-from workers.turn import Failure, TurnProcessor, utc_now
+from workers.turn import Failure, TurnProcessor
 
 log = structlog.get_logger(__name__)
 

@@ -14,22 +14,23 @@ A crash between any two steps is repaired by redelivery, which takes the way of 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import structlog
 
 from schemas.fold import evolve, source_key
 from schemas.headers import cloud_event_headers, header
+from schemas.identity import derived_inbound_id
 from schemas.inbound import Cancel, Message
 from schemas.partition import home_partition
 from schemas.publishing import Publisher, Record
-from schemas.replies import ReplyEvent, TurnFailed, decode_reply, encode_reply
+from schemas.replies import ReplyEvent, Source, TurnFailed, decode_reply, encode_reply
 from schemas.session import SessionData
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.l1 import L1Cache
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale
 from workers.cancellations import Cancellations
-from workers.decision import Draft, Moment, completed, customer_message, decided, failed
+from workers.clock import Moment, utc_now
+from workers.decision import Draft, completed, customer_message, decided, failed
 from workers.deltas import DeltaStream
 from workers.errors import NotOwner, PermanentError
 from workers.generation.protocol import Generator, Question, Retrieval, Retriever
@@ -40,11 +41,6 @@ log = structlog.get_logger(__name__)
 
 Decide = Callable[[SessionData | None], ReplyEvent]
 NO_RETRIEVAL = Retrieval()
-
-
-def utc_now() -> Moment:
-    now = datetime.now(UTC)
-    return Moment(int(now.timestamp() * 1000), now.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +117,19 @@ class TurnProcessor:
 
     async def _turn(self, taken: Taken, session_id: str, fence: Fence, failure: Failure | None) -> None:
         parts = self._parts
-        record = taken.record
-        inbound_id = taken.event.id if taken.event else f"{record.topic}:{record.partition}:{record.offset}"
+        record, source = taken.record, taken.source
+        inbound_id = (
+            taken.event.id if taken.event else derived_inbound_id(record.topic, record.partition, record.offset)
+        )
         owned = fence.kind == "partition"
         session, unpublished = await self._load(session_id, owned)
         while True:
-            if session is not None and session.has_applied(source_key(taken.source), record.offset, inbound_id):
+            if session is not None and session.has_applied(source_key(source), record.offset, inbound_id):
                 if session.request_id == inbound_id:
                     await self._republish_newest(session_id)
                 parts.observer.turn_finished("duplicate", time.monotonic() - taken.taken_at)
                 return
-            fact = await self._fact(taken, session_id, inbound_id, session, failure)
+            fact = await self._fact(taken, source, session_id, inbound_id, session, failure)
             if fact is None:
                 parts.observer.turn_finished("ignored", time.monotonic() - taken.taken_at)
                 return
@@ -184,14 +182,20 @@ class TurnProcessor:
         return stored.session, not owned or stored.writer == "lock"
 
     async def _fact(
-        self, taken: Taken, session_id: str, inbound_id: str, session: SessionData | None, failure: Failure | None
+        self,
+        taken: Taken,
+        source: Source,
+        session_id: str,
+        inbound_id: str,
+        session: SessionData | None,
+        failure: Failure | None,
     ) -> ReplyEvent | None:
         if failure is not None or taken.event is None:
             failure = failure or Failure("invalid", str(taken.invalid), 1)
             return failed(
                 session_id,
                 inbound_id,
-                taken.source,
+                source,
                 session,
                 self._now(),
                 code=failure.code,
@@ -201,12 +205,12 @@ class TurnProcessor:
         if isinstance(taken.event, Cancel):
             self._parts.cancellations.forget(session_id, taken.event.target)
         if isinstance(taken.event, Message):
-            return await self._answer(taken, taken.event, session)
-        return decided(taken.event, taken.source, session, self._now())
+            return await self._answer(taken, source, taken.event, session)
+        return decided(taken.event, source, session, self._now())
 
-    async def _answer(self, taken: Taken, event: Message, session: SessionData | None) -> ReplyEvent:
+    async def _answer(self, taken: Taken, source: Source, event: Message, session: SessionData | None) -> ReplyEvent:
         if self._parts.cancellations.requested(event.session_id, event.id):
-            return self._cancelled(taken, event, session)
+            return self._cancelled(source, event, session)
         begun = time.monotonic()
         message = customer_message(event)
         generator = self._parts.generator
@@ -219,20 +223,20 @@ class TurnProcessor:
         answer = await generator.generate(Question(message, session, retrieval), deltas.emit)
         await deltas.close()
         if self._parts.cancellations.requested(event.session_id, event.id):
-            return self._cancelled(taken, event, session)
+            return self._cancelled(source, event, session)
         timings = {
             "lane_wait": round((begun - taken.taken_at) * 1000, 3),
             "retrieve": round((retrieved - begun) * 1000, 3),
             "generate": round((time.monotonic() - retrieved) * 1000, 3),
         }
         draft = Draft(answer, retrieval, generator.name, timings)
-        return completed(event, message, taken.source, session, draft, self._now())
+        return completed(event, message, source, session, draft, self._now())
 
-    def _cancelled(self, taken: Taken, event: Message, session: SessionData | None) -> TurnFailed:
+    def _cancelled(self, source: Source, event: Message, session: SessionData | None) -> TurnFailed:
         return failed(
             event.session_id,
             event.id,
-            taken.source,
+            source,
             session,
             self._now(),
             code="cancelled",

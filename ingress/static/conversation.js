@@ -72,9 +72,8 @@ export class Conversation {
    */
   welcome(frame) {
     const before = this.position;
-    // Epoch 0 was a session without a turn: it got its epoch with the first one, so another epoch alone is no loss.
-    const unknownEpoch = before?.epoch === 0;
-    const lost = before !== null && !frame.recovered && (!unknownEpoch || frame.seq < before.seq);
+    const lost = before !== null && !frame.recovered;
+    // A session without a turn is at epoch 0 and gets its own with the first one: another epoch alone is no loss.
     const anotherEpoch = before !== null && before.epoch !== frame.epoch;
     if (lost) {
       for (const { id, status } of this.exchanges()) {
@@ -143,8 +142,8 @@ export class Conversation {
     return Object.assign(exchange, { seq, escalated, partial: "", status: message === null ? "notice" : "held" });
   }
 
-  #error({ id, seq = null, code, message, retryable }) {
-    if (seq !== null && !this.#advance({ seq })) return null;
+  #error({ id, epoch, seq = null, code, message, retryable }) {
+    if (seq !== null && !this.#advance({ epoch, seq })) return null;
     const exchange = this.#exchanges.get(id);
     if (!exchange || exchange.status === "answered") return null;
     // An error without a place about a message that Kafka has concerns something else, such as its cancellation.
@@ -153,8 +152,8 @@ export class Conversation {
     return Object.assign(exchange, { status, seq, partial: "", problem: { message, retryable } });
   }
 
-  /** Whether this place is new. A frame may name its epoch, since a session's epoch begins with its first turn. */
-  #advance({ seq, epoch = this.position.epoch }) {
+  /** Whether this place is new. A session's epoch begins with its first turn, and a new one after a deletion. */
+  #advance({ epoch, seq }) {
     if (epoch < this.position.epoch) return false;
     const seen = epoch > this.position.epoch ? 0 : this.position.seq;
     if (seq <= seen) return false;

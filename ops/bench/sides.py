@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ops.bench.load import Phase, Plan, generate
 from ops.bench.measure import BenchError
 from ops.bench.services import Services
+from ops.knowledge import sample_files
 from ops.local.ports import LOOPBACK, free_port
 from ops.local.process import ServerError, ServerProcess
 
@@ -22,6 +23,7 @@ READY_WITHIN_S = 120.0
 PROBE_PATIENCE_S = 2.0
 
 Command = tuple[str, ...]
+SAMPLES = tuple(str(path) for path in sample_files())
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ def product(generator: str) -> Side:
         name="product",
         ingress=(*supportstream, "ingress"),
         worker=(*supportstream, "worker"),
-        preparations=((*supportstream, "topics", "create"),),
+        preparations=(
+            (*supportstream, "topics", "create"),
+            *(((*supportstream, "knowledge", "add", *SAMPLES),) if generator == "extractive" else ()),
+        ),
         settings={
             "SESSION_STORE_TYPE": "redis",
             "GENERATOR": generator,

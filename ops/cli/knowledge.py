@@ -1,6 +1,7 @@
 """`knowledge add|list|remove|search`."""
 
 import asyncio
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -120,7 +121,7 @@ async def _search(settings: Settings, question: str, limit: int) -> list[dict[st
         topic = wiring.topic_names(settings).knowledge
         await knowledge.read_knowledge(wiring.kafka_connection(settings), topic, state.apply)
         passages = state.build().search(embedder.encode([question]), limit)[0]
-        return [passage.model_dump() for passage in passages]
+        return [asdict(passage) for passage in passages]
     finally:
         embedder.close()
 

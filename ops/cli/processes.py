@@ -10,7 +10,7 @@ from ops import wiring
 from ops.cli.console import err, out, prepare, run
 from ops.client import ChatClient
 from ops.metrics import Metrics
-from ops.processes.serving import StopSignal, listen, serve
+from ops.processes.serving import StopSignal, listen, serve, settle_memory
 from ops.settings import Settings
 
 Port = Annotated[int | None, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65_535)]
@@ -49,6 +49,8 @@ async def _dev(settings: Settings, broker_port: int | None, ask: str | None) -> 
         out.print(f"\n  Chat      [bold]{running.url}/chat[/bold]")
         out.print(f"  API       {running.url}{settings.api_prefix}/chat")
         out.print(f"  Kafka     {running.kafka}   topic {wiring.topic_names(settings).inbound}")
+        if settings.kafka_bootstrap_servers is None:
+            out.print("            (other commands need KAFKA_IDEMPOTENT_PRODUCER=false for this broker)", style="dim")
         out.print("  Stop      Ctrl+C\n")
         await stop.wait()
 
@@ -76,6 +78,7 @@ async def _ingress(settings: Settings) -> None:
         with listen(settings.api_host, settings.api_port) as listener:
             async with ingress_app(settings, connection, store, Metrics()) as (app, edge):
                 stop.then(edge.close_all)
+                settle_memory()
                 await serve(app, listener, stop)
     finally:
         await store.close()
@@ -96,6 +99,7 @@ async def _worker(settings: Settings) -> None:
     metrics = Metrics()
     try:
         async with running_worker(settings, connection, store, metrics) as running:
+            settle_memory()
             if not settings.worker_port:
                 await stop.wait()
                 return

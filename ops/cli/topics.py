@@ -39,10 +39,20 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="As one JSON docum
     table = Table("topic", "partitions", "replicas", "cleanup", "retention", box=None, pad_edge=False)
     for state in states:
         retention = state.config.get("retention.ms", "")
-        days = "for ever" if retention == "-1" else f"{int(retention) / 86_400_000:g} days" if retention else "?"
         present = str(state.partitions) if state.partitions else "missing"
-        table.add_row(state.name, present, str(state.replication_factor), state.config.get("cleanup.policy", "?"), days)
+        cleanup = state.config.get("cleanup.policy", "?")
+        table.add_row(state.name, present, str(state.replication_factor), cleanup, _duration(retention))
     out.print(table)
+
+
+def _duration(milliseconds: str) -> str:
+    """The retention as a person says it."""
+    if not milliseconds:
+        return "?"
+    if milliseconds == "-1":
+        return "for ever"
+    minutes = int(milliseconds) / 60_000
+    return f"{minutes / 1_440:g} days" if minutes >= 1_440 else f"{minutes:g} minutes"
 
 
 @app.command()

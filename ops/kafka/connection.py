@@ -10,8 +10,7 @@ from aiokafka.helpers import create_ssl_context
 
 @dataclass(frozen=True, slots=True)
 class KafkaConnection:
-    """Bootstrap servers and credentials. `embedded` marks the development broker, which knows neither idempotent
-    producers nor waking a waiting fetch."""
+    """Bootstrap servers and credentials."""
 
     bootstrap_servers: str
     security_protocol: str = "PLAINTEXT"
@@ -20,7 +19,9 @@ class KafkaConnection:
     sasl_password: str | None = None
     ssl_cafile: str | None = None
     client_id: str = "supportstream"
-    embedded: bool = False
+    idempotent_producer: bool = True
+    fetch_max_wait_ms: int = 500
+    """How long a broker may hold a fetch open for new records."""
 
     def client_arguments(self) -> dict[str, Any]:
         """What every client takes."""
@@ -39,14 +40,14 @@ class KafkaConnection:
 
     def fetch_arguments(self) -> dict[str, Any]:
         """What every consumer takes on top."""
-        return {"fetch_max_wait_ms": 10} if self.embedded else {"fetch_max_wait_ms": 500}
+        return {"fetch_max_wait_ms": self.fetch_max_wait_ms}
 
     def producer(self, *, request_timeout_ms: int, max_request_bytes: int = 1_048_576) -> AIOKafkaProducer:
         """A producer that is sure of what it sent: all in-sync replicas, and no duplicates by its own retries."""
         return AIOKafkaProducer(
             **self.client_arguments(),
             acks="all",
-            enable_idempotence=not self.embedded,
+            enable_idempotence=self.idempotent_producer,
             request_timeout_ms=request_timeout_ms,
             max_request_size=max_request_bytes,
             linger_ms=0,

@@ -1,6 +1,8 @@
 """The producer of a process: sizes checked before sending, every send bounded in time, replaced when it breaks."""
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -12,10 +14,14 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     RecordTooLargeError,
 )
+from aiokafka.structs import RecordMetadata
 
 from schemas.publishing import BrokerUnavailable, Position, Record, RecordTooLarge
 
 log = structlog.get_logger(__name__)
+
+_WATCH_SECONDS = 0.25
+"""How exactly the time limit of a send is kept. A timer for each would cost as much as sending."""
 
 
 class KafkaPublisher:
@@ -39,6 +45,9 @@ class KafkaPublisher:
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
+        self._deadlines: deque[tuple[float, asyncio.Future[RecordMetadata]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._clock = time.monotonic
 
     async def start(self) -> None:
         """Connects. Raises BrokerUnavailable when no broker answers in time."""
@@ -51,22 +60,26 @@ class KafkaPublisher:
                 f"A record of {size} bytes for {record.topic} is over the limit of {self._max_record_bytes}."
             )
         producer = self._producer
+        delivery: asyncio.Future[RecordMetadata] | None = None
         try:
-            async with asyncio.timeout(self._timeout):
-                if producer is None:
-                    producer = await self._current()
-                delivery = await producer.send(
-                    record.topic, record.value, record.key, record.partition, None, record.headers
-                )
-                # Shielded: giving up waiting must not cancel a future that the producer's batch shares.
-                metadata = await asyncio.shield(delivery)
+            if producer is None:
+                producer = await self._current()
+            delivery = await producer.send(
+                record.topic, record.value, record.key, record.partition, None, record.headers
+            )
+            self._watch(delivery)
+            metadata = await delivery
+        except asyncio.CancelledError:
+            if delivery is None or not delivery.cancelled() or _is_cancelled(asyncio.current_task()):
+                raise
+            self._retire(producer)
+            raise BrokerUnavailable(f"Kafka did not take a record for {record.topic} in {self._timeout:g} s.") from None
         except (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError) as error:
             self._retire(producer)
             raise RecordTooLarge(f"The broker refused a record of {size} bytes for {record.topic}.") from error
-        except (KafkaError, TimeoutError, OSError) as error:
+        except (KafkaError, OSError) as error:
             self._retire(producer)
-            reason = str(error) or f"no answer in {self._timeout:g} s"
-            raise BrokerUnavailable(f"Kafka did not take a record for {record.topic}: {reason}") from error
+            raise BrokerUnavailable(f"Kafka did not take a record for {record.topic}: {error}") from error
         return Position(metadata.topic, metadata.partition, metadata.offset)
 
     async def partitions_of(self, topic: str) -> int:
@@ -90,11 +103,27 @@ class KafkaPublisher:
 
     async def close(self) -> None:
         """Delivers what is under way, within the time limit."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            self._retire(producer)
+        self._retire(self._producer)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._retired:
             await asyncio.wait(self._retired, timeout=self._timeout)
+
+    def _watch(self, delivery: "asyncio.Future[RecordMetadata]") -> None:
+        """Bounds the delivery in time. One timer for all: deadlines come in the order of sending."""
+        self._deadlines.append((self._clock() + self._timeout, delivery))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._give_up_on_late)
+
+    def _give_up_on_late(self) -> None:
+        now = self._clock()
+        while self._deadlines and (self._deadlines[0][1].done() or self._deadlines[0][0] <= now):
+            # Cancelling doesn't unsend: the record may still arrive, as a duplicate of the one sent again.
+            self._deadlines.popleft()[1].cancel()
+        self._timer = None
+        if self._deadlines:
+            self._timer = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._give_up_on_late)
 
     async def _current(self) -> AIOKafkaProducer:
         async with self._starting:
@@ -110,10 +139,9 @@ class KafkaPublisher:
             return self._producer
 
     def _retire(self, producer: AIOKafkaProducer | None) -> None:
-        if producer is None:
+        if producer is None or producer is not self._producer:
             return
-        if producer is self._producer:
-            self._producer = None
+        self._producer = None
         task = asyncio.create_task(self._stop(producer), name="retired-producer")
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
@@ -124,3 +152,7 @@ class KafkaPublisher:
                 await producer.stop()
         except (KafkaError, KafkaTimeoutError, TimeoutError, OSError) as error:
             log.warning("producer_stop_failed", error=str(error) or type(error).__name__)
+
+
+def _is_cancelled(task: "asyncio.Task[None] | None") -> bool:
+    return task is not None and task.cancelling() > 0

@@ -86,7 +86,7 @@ class TopicAdmin:
         ]
 
     async def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
-        if not names or self._connection.embedded:
+        if not names:
             return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         responses = await self._client.describe_configs(resources)

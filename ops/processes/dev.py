@@ -77,6 +77,9 @@ async def development(settings: Settings, stop: StopSignal, *, broker_port: int 
 async def _broker(settings: Settings, port: int | None, stack: AsyncExitStack) -> KafkaConnection:
     if settings.kafka_bootstrap_servers is not None:
         return wiring.kafka_connection(settings)
+    if port is not None:
+        # Somebody else's broker on the port would be taken for ours.
+        listen("127.0.0.1", port).close()
     directory = stack.enter_context(TemporaryDirectory(prefix="supportstream-"))
     broker = EmbeddedBroker(Path(directory), port=port)
     try:
@@ -87,7 +90,8 @@ async def _broker(settings: Settings, port: int | None, stack: AsyncExitStack) -
     connection = wiring.kafka_connection(
         settings.model_copy(update={"kafka_bootstrap_servers": broker.bootstrap_servers})
     )
-    return replace(connection, embedded=True)
+    # The embedded broker doesn't wake a fetch that waits, so fetches must be short.
+    return replace(connection, idempotent_producer=False, fetch_max_wait_ms=10)
 
 
 async def _prepare_topics(settings: Settings, connection: KafkaConnection, embedder: "Embedder") -> None:
@@ -95,7 +99,8 @@ async def _prepare_topics(settings: Settings, connection: KafkaConnection, embed
     from workers.retrieval.documents import read_document
 
     names = wiring.topic_names(settings)
-    replication = 1 if connection.embedded else settings.topic_replication_factor
+    embedded = settings.kafka_bootstrap_servers is None
+    replication = 1 if embedded else settings.topic_replication_factor
     async with TopicAdmin(connection) as admin:
         await admin.create(topic_specs(names, settings.topic_partitions), replication)
     if await knowledge.list_documents(connection, names.knowledge):

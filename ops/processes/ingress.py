@@ -6,13 +6,13 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 import structlog
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from fastapi import FastAPI
 
-from ingress.app import IngressParts, create_app
+from ingress.app import IngressParts, WithSockets, create_app
 from ingress.edge import Edge
 from ingress.health import Check
-from ingress.replies import ReplyReader
+from ingress.topic_reader import TopicReader
 from ops import wiring
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
@@ -33,7 +33,7 @@ async def ingress_app(
     store: SessionStore,
     metrics: Metrics,
     worker_checks: dict[str, Check] | None = None,
-) -> AsyncIterator[tuple[FastAPI, Edge]]:
+) -> AsyncIterator[tuple[WithSockets, Edge]]:
     """The application, connected. `worker_checks` are those of a worker in the same process.
 
     Raises:
@@ -46,14 +46,21 @@ async def ingress_app(
         await kafka.start()
         partitions = await kafka.partitions_of(topics.inbound)
         side = wiring.edge_side(settings, store=store, kafka=kafka, partitions=partitions, metrics=metrics)
-        reader = ReplyReader(lambda: connection.reader(auto_offset_reset="latest"), topics, side.delivery)
-        await reader.start(await kafka.partitions_of(topics.replies))
+
+        def consumer() -> AIOKafkaConsumer:
+            return connection.reader(auto_offset_reset="latest")
+
+        # Two consumers: a reply must not wait for the fetch that looks for deltas.
+        replies = TopicReader(consumer, topics.replies, side.delivery.reply)
+        deltas = TopicReader(consumer, topics.deltas, side.delivery.delta)
+        await replies.start(partitions)
+        await deltas.start(partitions)
         if settings.token_secret is None:
             log.warning("token_secret_made_up", hint="tokens end with this process; set TOKEN_SECRET to keep them")
 
         async def replies_are_read() -> None:
-            if not reader.running:
-                raise OpsError("the reply reader has stopped")
+            if not (replies.running and deltas.running):
+                raise OpsError("the reader of the reply or delta topic has stopped; restart this process")
 
         async def describe() -> dict[str, object]:
             return {
@@ -81,7 +88,8 @@ async def ingress_app(
         try:
             yield app, side.edge
         finally:
-            await reader.stop()
+            await replies.stop()
+            await deltas.stop()
     except (PublishError, StoreError, KafkaError) as error:
         raise OpsError(str(error) or type(error).__name__) from error
     finally:

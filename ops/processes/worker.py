@@ -1,7 +1,7 @@
 """The worker process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ class RunningWorker:
 
     dispatcher: Dispatcher
     knowledge: Callable[[], dict[str, object]]
+    check_kafka: Callable[[], Awaitable[None]]
 
     async def ready(self) -> None:
         """Raises OpsError while a partition can't be worked on."""
@@ -86,7 +87,7 @@ async def running_worker(
             await app.start(parts.dispatcher, count_partitions)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
-                yield RunningWorker(parts.dispatcher, brain.knowledge)
+                yield RunningWorker(parts.dispatcher, brain.knowledge, kafka.check)
             finally:
                 await app.stop()
                 log.info("worker_stopped")

@@ -27,7 +27,7 @@ def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) ->
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app, debug=False)
     app.add_middleware(ResponseHeaders)
-    ready = {"partitions": worker.ready, "session_store": store.ping}
+    ready = {"partitions": worker.ready, "session_store": store.ping, "kafka": worker.check_kafka}
     app.include_router(health_router(ready, {"event_loop": always}, describe))
 
     @app.get("/metrics")

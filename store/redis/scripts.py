@@ -1,18 +1,14 @@
 """The Lua scripts: each write of the store is one of them, atomic and safe to run twice."""
 
-from dataclasses import dataclass
 from hashlib import sha1
 
 
-@dataclass(frozen=True, slots=True)
 class Script:
     """A Lua script and the digest that EVALSHA calls it by."""
 
-    text: str
-
-    @property
-    def sha(self) -> str:
-        return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 # The session is a hash: `version`, `event` (id of the newest reply event), `writer`, one field per kind of fence and

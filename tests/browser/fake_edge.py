@@ -146,6 +146,7 @@ class FakeEdge:
 
     def _record(self, message: MessageFrame, text: str, citations: list[Citation]) -> ReplyFrame:
         reply = ReplyFrame(
+            epoch=EPOCH,
             seq=len(self.history) + 1,
             id=message.id,
             message=message.text,

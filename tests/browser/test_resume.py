@@ -140,7 +140,7 @@ def test_an_epoch_that_began_with_the_first_turn_is_taken_over_without_a_loss(
         chat.write(f"Number {count}")
         expect(chat.answers).to_have_count(count)
     assert [(hello.resume.epoch, hello.resume.seq) for hello in hellos if hello.resume] == [
-        (0, 1),
+        (EPOCH, 1),
         (EPOCH, 2),
     ]
     expect(chat.questions).to_have_text(["First", "Number 2", "Number 3"])

@@ -14,7 +14,7 @@ from schemas.frames import (
     SessionFrame,
 )
 from tests.browser.chat_page import ChatPage
-from tests.browser.fake_edge import FakeEdge, no_answer
+from tests.browser.fake_edge import EPOCH, FakeEdge, no_answer
 
 
 def test_deltas_grow_an_answer_that_the_reply_replaces(chat: ChatPage, fake_edge: FakeEdge) -> None:
@@ -49,7 +49,10 @@ def test_stop_cancels_the_answer(chat: ChatPage, fake_edge: FakeEdge) -> None:
     chat.page.get_by_role("button", name="Stop").click()
     (cancel,) = fake_edge.wait_for_frames(CancelFrame, 1)
     assert cancel.id == message.id
-    fake_edge.send(ErrorFrame(code=ErrorCode.CANCELLED, message="Cancelled.", retryable=False, id=message.id, seq=1))
+    cancelled = ErrorFrame(
+        code=ErrorCode.CANCELLED, message="Cancelled.", retryable=False, id=message.id, epoch=EPOCH, seq=1
+    )
+    fake_edge.send(cancelled)
     expect(chat.log).to_contain_text("You stopped this answer.")
     expect(chat.composer).to_be_focused()
 
@@ -87,7 +90,7 @@ def test_another_window_and_a_person_are_shown_with_both_sides(chat: ChatPage, f
     chat.open()
     fake_edge.send(
         _reply(1, "from-elsewhere", "Asked elsewhere", "Answered here", escalated=True),
-        SessionFrame(seq=2, id="held", deleted=False, message="Is anybody there?"),
+        SessionFrame(epoch=EPOCH, seq=2, id="held", deleted=False, message="Is anybody there?"),
         _reply(3, "operator-1", None, "Hello, this is Ada.", actor="operator"),
     )
     expect(chat.questions).to_have_text(["Asked elsewhere", "Is anybody there?"])
@@ -100,7 +103,7 @@ def test_a_deleted_conversation_is_cleared_and_left(chat: ChatPage, fake_edge: F
     chat.open()
     chat.write("Hello?")
     expect(chat.answers).to_have_count(1)
-    fake_edge.send(SessionFrame(seq=2, id="delete-1", deleted=True))
+    fake_edge.send(SessionFrame(epoch=EPOCH, seq=2, id="delete-1", deleted=True))
     expect(chat.page.get_by_text("This conversation was deleted.")).to_be_visible()
     expect(chat.questions).to_have_count(0)
     expect(chat.composer).to_be_disabled()
@@ -128,4 +131,6 @@ def test_a_server_that_asks_for_patience_is_resumed_without_a_double(chat: ChatP
 def _reply(
     seq: int, id: str, message: str | None, text: str, *, escalated: bool | None = None, actor: str = "agent"
 ) -> ReplyFrame:
-    return ReplyFrame(seq=seq, id=id, message=message, text=text, citations=[], escalated=escalated, actor=actor)
+    return ReplyFrame(
+        epoch=EPOCH, seq=seq, id=id, message=message, text=text, citations=[], escalated=escalated, actor=actor
+    )

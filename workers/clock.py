@@ -1,0 +1,27 @@
+"""The wall clock as events write it."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An instant in both forms that events use."""
+
+    ms: int
+    """Since 1970."""
+    rfc3339: str
+    """In UTC, to the millisecond."""
+
+
+def utc_now() -> Moment:
+    ms = time.time_ns() // 1_000_000
+    seconds, rest = divmod(ms, 1000)
+    return Moment(ms, f"{_to_the_second(seconds)}.{rest:03d}Z")
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(seconds: int) -> str:
+    # Formatting a date costs more than everything else here, and thousands of turns share a second.
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
