@@ -82,7 +82,7 @@ class Customer:
     @property
     def sequenced(self) -> list[Frame]:
         """Everything with a place in the session that this socket was shown, in order."""
-        return [frame for frame in (*self.welcome["missed"], *self.frames) if "seq" in frame]
+        return [frame for frame in (*self.welcome["missed"], *self.frames) if frame.get("seq") is not None]
 
     @property
     def position(self) -> tuple[int, int]:

@@ -66,10 +66,12 @@ class SubscribedConsumer:
         return {Partition(*place): offset for place, offset in ends.items()}
 
     def pause(self, partition: Partition) -> None:
-        self._consumer.pause(TopicPartition(*partition))
+        if (place := TopicPartition(*partition)) in self._consumer.assignment():
+            self._consumer.pause(place)
 
     def resume(self, partition: Partition) -> None:
-        self._consumer.resume(TopicPartition(*partition))
+        if (place := TopicPartition(*partition)) in self._consumer.assignment():
+            self._consumer.resume(place)
 
     @property
     def _consumer(self) -> AIOKafkaConsumer:

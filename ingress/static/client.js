@@ -97,7 +97,7 @@ export class SupportClient extends EventTarget {
     if (this.conversation.deleted) return this.#end();
     if (exchange) this.#changed(exchange);
     else this.#save();
-    if (frame.type === "error" && !exchange && frame.seq === undefined) this.#emit("notice", { message: frame.message });
+    if (frame.type === "error" && !exchange && frame.seq == null) this.#emit("notice", { message: frame.message });
     this.#watchAcceptance();
   }
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.l1 import L1Cache
-from tests.contract.conftest import Time
+from tests.contract.backends import Time
 from tests.contract.sessions import session
 
 

@@ -112,7 +112,7 @@ async def test_a_server_that_takes_no_writes_for_now_is_unavailable(
     if trouble == "out of memory":
         await client.config_set("maxmemory", "1mb")
     else:
-        await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await client.slaveof("127.0.0.1", 1)
     with pytest.raises(StoreUnavailable):
         await commit(store, session(seq=2))
 

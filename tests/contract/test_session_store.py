@@ -7,7 +7,7 @@ import pytest
 from schemas.session import RECENT_EVENTS
 from store.errors import LockTimeout
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, Stored
-from tests.contract.conftest import Backend
+from tests.contract.backends import Backend
 from tests.contract.sessions import commit, commit_up_to, increment, reply_of, session, tombstone
 
 

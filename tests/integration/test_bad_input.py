@@ -1,44 +1,24 @@
-"""Bad input gets a clear answer and nothing is lost: at the WebSocket, at REST, and as records on the topic."""
+"""Bad input gets a clear answer and nothing is lost: at the WebSocket and at REST."""
 
 import asyncio
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import orjson
 import pytest
-from aiokafka import ConsumerRecord
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from ingress.tokens import SessionTokens
 from schemas.frames import MAX_FRAME_BYTES, CloseCode
 from schemas.inbound import MAX_TEXT_CHARACTERS
-from schemas.partition import home_partition
 from tests.customers import ANSWER_WITHIN_S, Frame, customer, message_id, open_socket
-from tests.polling import eventually
 from tests.processes import Pipeline, Process
-from tests.topic_records import producer, read_topic, session_on
 
-PARTITIONS = 12
 HOUR_S = 3_600
-
-
-@pytest.fixture(scope="module")
-def pipeline(new_pipeline: Callable[..., Pipeline]) -> Iterator[Pipeline]:
-    with new_pipeline(GENERATOR="null") as pipeline:
-        yield pipeline
-
-
-@pytest.fixture(scope="module")
-def ingress(pipeline: Pipeline) -> Process:
-    ingress = pipeline.ingress(CORS_ORIGINS="https://shop.example")
-    pipeline.worker()
-    pipeline.ready()
-    return ingress
 
 
 @asynccontextmanager
@@ -80,8 +60,10 @@ def tokens(pipeline: Pipeline, *, age_seconds: float = 0, secret: str | None = N
         (["message"], "bad_json"),
     ],
 )
-async def test_a_bad_frame_is_refused_and_the_next_good_one_answered(ingress: Process, frame: Any, code: str) -> None:
-    async with customer(ingress) as alice:
+async def test_a_bad_frame_is_refused_and_the_next_good_one_answered(
+    quick_ingress: Process, frame: Any, code: str
+) -> None:
+    async with customer(quick_ingress) as alice:
         await alice.send(frame)
         error = await alice.get(lambda frame: frame["type"] == "error", code)
         assert error["code"] == code
@@ -91,16 +73,18 @@ async def test_a_bad_frame_is_refused_and_the_next_good_one_answered(ingress: Pr
 
 
 @pytest.mark.parametrize("data", ["not JSON", '{"type": "message"', b"\xff\xfe\x00", "\x00", "[" * 10_000])
-async def test_what_is_no_json_is_refused_and_the_next_good_one_answered(ingress: Process, data: str | bytes) -> None:
-    async with customer(ingress) as alice:
+async def test_what_is_no_json_is_refused_and_the_next_good_one_answered(
+    quick_ingress: Process, data: str | bytes
+) -> None:
+    async with customer(quick_ingress) as alice:
         await alice.socket.send(data)
         error = await alice.get(lambda frame: frame["type"] == "error", "bad_json")
         assert error["code"] == "bad_json"
         assert (await alice.ask("And now?"))["seq"] == 1
 
 
-async def test_a_lone_surrogate_is_refused_and_the_next_good_one_answered(ingress: Process) -> None:
-    async with customer(ingress) as alice:
+async def test_a_lone_surrogate_is_refused_and_the_next_good_one_answered(quick_ingress: Process) -> None:
+    async with customer(quick_ingress) as alice:
         await alice.socket.send('{"type": "message", "id": "1", "text": "\\ud800"}')
         assert (await alice.get(lambda frame: frame["type"] == "error", "an error"))["code"] == "bad_json"
         assert (await alice.ask("And now?"))["seq"] == 1
@@ -115,15 +99,15 @@ async def test_a_lone_surrogate_is_refused_and_the_next_good_one_answered(ingres
         ('{"type": "hello", "resume": {"epoch": -1, "seq": 0}}', "invalid_field"),
     ],
 )
-async def test_without_a_good_hello_the_connection_ends(ingress: Process, data: str, code: str) -> None:
-    async with socket_to(ingress) as socket:
+async def test_without_a_good_hello_the_connection_ends(quick_ingress: Process, data: str, code: str) -> None:
+    async with socket_to(quick_ingress) as socket:
         await socket.send(data)
         assert (await receive(socket))["code"] == code
         assert await close_code(socket) == CloseCode.PROTOCOL
 
 
-async def test_a_token_of_another_session_opens_nothing(pipeline: Pipeline, ingress: Process) -> None:
-    async with customer(ingress) as alice, customer(ingress) as mallory:
+async def test_a_token_of_another_session_opens_nothing(quick_pipeline: Pipeline, quick_ingress: Process) -> None:
+    async with customer(quick_ingress) as alice, customer(quick_ingress) as mallory:
         await alice.ask("This is private.")
         for hello in (
             {"type": "hello", "session_id": alice.session_id, "token": mallory.token},
@@ -131,57 +115,57 @@ async def test_a_token_of_another_session_opens_nothing(pipeline: Pipeline, ingr
             {
                 "type": "hello",
                 "session_id": alice.session_id,
-                "token": tokens(pipeline, secret="x" * 32).issue(alice.session_id),
+                "token": tokens(quick_pipeline, secret="x" * 32).issue(alice.session_id),
             },
             {"type": "hello", "session_id": alice.session_id},
         ):
-            async with socket_to(ingress) as socket:
+            async with socket_to(quick_ingress) as socket:
                 await socket.send(orjson.dumps(hello).decode())
                 assert (await receive(socket))["code"] == ("token_invalid" if "token" in hello else "token_required")
                 assert await close_code(socket) == CloseCode.UNAUTHORIZED
 
 
-async def test_an_expired_token_says_so(pipeline: Pipeline, ingress: Process) -> None:
-    expired = tokens(pipeline, age_seconds=HOUR_S + 1).issue("s-old")
-    async with socket_to(ingress) as socket:
+async def test_an_expired_token_says_so(quick_pipeline: Pipeline, quick_ingress: Process) -> None:
+    expired = tokens(quick_pipeline, age_seconds=HOUR_S + 1).issue("s-old")
+    async with socket_to(quick_ingress) as socket:
         await socket.send(orjson.dumps({"type": "hello", "token": expired}).decode())
         assert (await receive(socket))["code"] == "token_expired"
         assert await close_code(socket) == CloseCode.UNAUTHORIZED
-    fresh = tokens(pipeline, age_seconds=HOUR_S - 60).issue("s-old")
-    async with customer(ingress, token=fresh) as alice:
+    fresh = tokens(quick_pipeline, age_seconds=HOUR_S - 60).issue("s-old")
+    async with customer(quick_ingress, token=fresh) as alice:
         assert alice.session_id == "s-old"
         assert alice.token != fresh
 
 
-async def test_who_opens_a_session_first_owns_it(ingress: Process) -> None:
+async def test_who_opens_a_session_first_owns_it(quick_ingress: Process) -> None:
     session_id = f"shop:{message_id()}"
-    async with customer(ingress, session_id) as alice:
-        async with socket_to(ingress) as socket:
+    async with customer(quick_ingress, session_id) as alice:
+        async with socket_to(quick_ingress) as socket:
             await socket.send(orjson.dumps({"type": "hello", "session_id": session_id}).decode())
             assert (await receive(socket))["code"] == "token_required"
-        async with customer(ingress, session_id, alice.token) as second_window:
+        async with customer(quick_ingress, session_id, alice.token) as second_window:
             assert second_window.session_id == session_id
 
 
-async def test_an_oversize_frame_closes_the_socket_and_resume_goes_on(ingress: Process) -> None:
-    async with customer(ingress) as alice:
+async def test_an_oversize_frame_closes_the_socket_and_resume_goes_on(quick_ingress: Process) -> None:
+    async with customer(quick_ingress) as alice:
         await alice.ask("One")
         # It may be closed while we are still sending.
         with suppress(ConnectionClosedError):
             await alice.say("x" * MAX_FRAME_BYTES)
         assert await alice.closed() == CloseCode.TOO_BIG
-        again = await alice.rejoin(ingress)
+        again = await alice.rejoin(quick_ingress)
         assert again.welcome["recovered"]
         assert (await again.ask("Two"))["seq"] == 2
         await again.close()
 
 
-async def test_a_foreign_origin_is_refused_before_the_handshake(ingress: Process) -> None:
+async def test_a_foreign_origin_is_refused_before_the_handshake(quick_ingress: Process) -> None:
     for origin in ("https://evil.example", "http://shop.example", "https://shop.example.evil.example", "null"):
         with pytest.raises(InvalidStatus) as refusal:
-            await connect(ingress.socket_url, origin=origin, proxy=None)  # type: ignore[arg-type]
+            await connect(quick_ingress.socket_url, origin=origin, proxy=None)  # type: ignore[arg-type]
         assert refusal.value.response.status_code == 403
-    async with customer(ingress, origin="https://shop.example") as alice:
+    async with customer(quick_ingress, origin="https://shop.example") as alice:
         await alice.ask("Hello?")
 
 
@@ -205,10 +189,10 @@ async def test_a_foreign_origin_is_refused_before_the_handshake(ingress: Process
     ],
 )
 async def test_a_bad_request_is_refused_in_words(
-    ingress: Process, body: dict[str, Any] | bytes, status: int, error: str
+    quick_ingress: Process, body: dict[str, Any] | bytes, status: int, error: str
 ) -> None:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
-    async with httpx.AsyncClient(base_url=ingress.url, timeout=ANSWER_WITHIN_S) as client:
+    async with httpx.AsyncClient(base_url=quick_ingress.url, timeout=ANSWER_WITHIN_S) as client:
         headers = {"content-type": "application/json", "x-request-id": "my-request"}
         response = await client.post("/api/v1/chat", content=content, headers=headers)
         assert (response.status_code, response.json()["error"]) == (status, error), response.text
@@ -219,12 +203,12 @@ async def test_a_bad_request_is_refused_in_words(
         assert good.json()["reply"]["text"]
 
 
-async def test_rest_opens_nothing_without_the_right_token(pipeline: Pipeline, ingress: Process) -> None:
-    async with httpx.AsyncClient(base_url=ingress.url, timeout=ANSWER_WITHIN_S) as client:
+async def test_rest_opens_nothing_without_the_right_token(quick_pipeline: Pipeline, quick_ingress: Process) -> None:
+    async with httpx.AsyncClient(base_url=quick_ingress.url, timeout=ANSWER_WITHIN_S) as client:
         alice = (await client.post("/api/v1/chat", json={"text": "This is private."})).json()
         turns = f"/api/v1/sessions/{alice['session_id']}/turns"
-        other = tokens(pipeline).issue("s-other")
-        old = tokens(pipeline, age_seconds=HOUR_S + 1).issue(alice["session_id"])
+        other = tokens(quick_pipeline).issue("s-other")
+        old = tokens(quick_pipeline, age_seconds=HOUR_S + 1).issue(alice["session_id"])
         for authorization, error in (
             (None, "token_required"),
             (f"Bearer {other}", "token_invalid"),
@@ -246,116 +230,10 @@ async def test_rest_opens_nothing_without_the_right_token(pipeline: Pipeline, in
         assert [turn["message"]["text"] for turn in mine.json()["turns"]] == ["This is private."]
 
 
-async def test_what_is_not_there_is_404_in_the_same_form(ingress: Process) -> None:
-    async with httpx.AsyncClient(base_url=ingress.url) as client:
+async def test_what_is_not_there_is_404_in_the_same_form(quick_ingress: Process) -> None:
+    async with httpx.AsyncClient(base_url=quick_ingress.url) as client:
         for path in ("/api/v1/nothing", "/docs", "/openapi.json", "/chat/static/../tokens.py", "/chat/static/none.js"):
             response = await client.get(path)
             assert response.status_code == 404, path
             assert response.headers["x-request-id"]
         assert (await client.get("/api/v1/nothing")).json().keys() == {"error", "message", "request_id", "support"}
-
-
-BadRecord = tuple[bytes | None, bytes | None]
-BAD_RECORDS: dict[str, tuple[str, BadRecord]] = {
-    "a null value": ("no_value", (b"{session}", None)),
-    "no JSON": ("bad_json", (b"{session}", b"hello")),
-    "half of a JSON object": ("bad_json", (b"{session}", b'{"text": "hel')),
-    "JSON that is no object": ("bad_json", (b"{session}", b'["text"]')),
-    "bytes that are no UTF-8": ("bad_json", (b"{session}", b'{"text": "\xff"}')),
-    "an unknown type": ("unknown_type", (b"{session}", b'{"type": "dance", "text": "hello"}')),
-    "a type that is no text": ("unknown_type", (b"{session}", b'{"type": 7, "text": "hello"}')),
-    "an empty text": ("invalid_field", (b"{session}", b'{"text": ""}')),
-    "an oversize text": ("invalid_field", (b"{session}", b'{"text": "' + b"x" * 8_001 + b'"}')),
-    "no text": ("invalid_field", (b"{session}", b"{}")),
-    "an oversize metadata": (
-        "invalid_field",
-        (b"{session}", b'{"text": "a", "metadata": {"a": "' + b"x" * 4_100 + b'"}}'),
-    ),
-    "neither key nor session": ("no_session", (None, b'{"text": "hello"}')),
-    "neither key nor value": ("no_value", (None, b"")),
-    "a session that disagrees with the key": ("key_mismatch", (b"{session}", b'{"text": "a", "session_id": "b"}')),
-    "a key that breaks the rule": ("bad_session_id", (b"no spaces", b'{"text": "hello"}')),
-    "a session that breaks the rule": ("bad_session_id", (None, b'{"text": "hello", "session_id": "no spaces"}')),
-    "a session that is no text": ("bad_session_id", (None, b'{"text": "hello", "session_id": 7}')),
-    "a key that is no UTF-8": ("bad_session_id", (b"\xff\xfe", b'{"text": "hello"}')),
-    "a very long key": ("bad_session_id", (b"k" * 129, b'{"text": "hello"}')),
-    "deep nesting": ("bad_json", (b"{session}", b'{"text": ' + b"[" * 5_000 + b"]" * 5_000 + b"}")),
-}
-
-
-async def dead_letter(pipeline: Pipeline, topic: str, partition: int, offset: int) -> ConsumerRecord:
-    async def find() -> ConsumerRecord | None:
-        for record in await read_topic(pipeline.bootstrap_servers, pipeline.topics.dlq):
-            headers = dict(record.headers)
-            place = headers["dlq.topic"].decode(), int(headers["dlq.partition"]), int(headers["dlq.offset"])
-            if place == (topic, partition, offset):
-                return record
-        return None
-
-    found = await eventually(find, f"the dead letter of {topic}:{partition}:{offset}")
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize("case", BAD_RECORDS)
-async def test_a_bad_record_is_a_dead_letter_and_the_next_good_one_answered(
-    pipeline: Pipeline, ingress: Process, case: str
-) -> None:
-    reason, (key, value) = BAD_RECORDS[case]
-    session_id = session_on(range(PARTITIONS))
-    partition = home_partition(session_id, PARTITIONS)
-    key = session_id.encode() if key == b"{session}" else key
-    headers = [("origin", b"crm"), ("binary", b"\xff\x00")]
-    inbound = pipeline.topics.inbound
-    async with producer(pipeline.bootstrap_servers) as client:
-        if key is None and not value:
-            # A plain producer sends no such record; kcat and others do.
-            await asyncio.to_thread(publish_nothing, pipeline, partition)
-            records = await read_topic(pipeline.bootstrap_servers, inbound)
-            bad_offset = max(record.offset for record in records if record.partition == partition)
-            headers = []
-        else:
-            bad_offset = (await client.send_and_wait(inbound, value, key, partition, headers=headers)).offset
-        good = orjson.dumps({"text": "And now?", "id": message_id(), "session_id": session_id})
-        await client.send_and_wait(inbound, good, session_id.encode(), partition)
-
-    letter = await dead_letter(pipeline, inbound, partition, bad_offset)
-    assert dict(letter.headers)["dlq.reason"].decode() == reason
-    assert letter.key == key
-    assert (letter.value or b"") == (value or b"")
-    assert list(letter.headers[: len(headers)]) == headers
-    assert dict(letter.headers)["dlq.error"]
-    assert dict(letter.headers)["dlq.attempts"] == b"1"
-    await is_answered(ingress, session_id, failed=key == session_id.encode())
-
-
-async def is_answered(ingress: Process, session_id: str, *, failed: bool) -> None:
-    """The good record after the bad one has its turn, and the bad one, where it named the session, its notice."""
-    async with httpx.AsyncClient(base_url=ingress.url, timeout=ANSWER_WITHIN_S) as client:
-        again = (await client.post("/api/v1/chat", json={"text": "Last one", "session_id": session_id})).json()
-        headers = {"authorization": f"Bearer {again['token']}"}
-        turns = (await client.get(f"/api/v1/sessions/{session_id}/turns", headers=headers)).json()["turns"]
-        assert [turn["message"]["text"] for turn in turns] == ["And now?", "Last one"]
-        # The third is the claim of the session by the request above.
-        assert turns[-1]["seq"] == (4 if failed else 3)
-
-
-def publish_nothing(pipeline: Pipeline, partition: int) -> None:
-    subprocess.run(
-        [
-            "kcat",
-            "-P",
-            "-b",
-            pipeline.bootstrap_servers,
-            "-t",
-            pipeline.topics.inbound,
-            "-p",
-            str(partition),
-            "-Z",
-            "-K:",
-        ],
-        input=":\n",
-        text=True,
-        check=True,
-        timeout=30,
-    )

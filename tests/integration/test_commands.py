@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ops.local.ports import LOOPBACK, free_port
 from schemas.topics import TopicNames
 from tests.polling import wait_until
 from tests.processes import SAMPLES, Pipeline, bare_environment, run_command
+from tests.shop import Shop
 
 QUESTION = "How do I get my money back?"
 
@@ -67,33 +69,29 @@ def test_check_names_what_is_there_and_what_is_missing(pipeline: Pipeline) -> No
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok", "failed", "ok"]
 
 
-def test_a_worker_learns_documents_while_it_runs(pipeline: Pipeline, tmp_path: Path) -> None:
-    pipeline.must("knowledge", "add", *map(str, SAMPLES))
-    listed = orjson.loads(pipeline.must("knowledge", "list", "--json"))
-    assert [document["doc_id"] for document in listed] == [path.name for path in SAMPLES]
-    found = orjson.loads(pipeline.must("knowledge", "search", QUESTION, "--json"))
-    assert found[0]["doc_id"] == "refunds.md"
+def test_workers_learn_and_forget_a_document_while_they_run(shop: Shop, tmp_path: Path) -> None:
+    pipeline, ingress = shop.pipeline, shop.ingresses[0]
 
-    ingress, worker = pipeline.ingress(), pipeline.worker()
-    pipeline.ready()
-    wait_until(lambda: worker.health()["knowledge"]["documents"] == 10, "ten documents")
+    assert shop.knows(len(SAMPLES))
     gardens = tmp_path / "gnomes.md"
     gardens.write_text("# Garden gnomes\n\nA garden gnome must be brought indoors before the first frost.\n")
     pipeline.must("knowledge", "add", str(gardens))
-    wait_until(lambda: worker.health()["knowledge"]["documents"] == 11, "the eleventh document")
-    chat = pipeline.must("chat", "--url", ingress.url, stdin="When do I bring my garden gnome indoors?\n")
+    wait_until(lambda: shop.knows(len(SAMPLES) + 1), "one document more")
+    listed = orjson.loads(pipeline.must("knowledge", "list", "--json"))
+    assert [document["doc_id"] for document in listed] == sorted([*(path.name for path in SAMPLES), "gnomes.md"])
+    found = orjson.loads(pipeline.must("knowledge", "search", QUESTION, "--json"))
+    assert found[0]["doc_id"] == "refunds.md"
+
+    questions = f"When do I bring my garden gnome indoors?\n{QUESTION}\n\n"
+    chat = pipeline.must("chat", "--url", ingress.url, stdin=questions)
     assert "first frost" in chat
-    assert "gnomes.md" in chat
+    assert chat.index("gnomes.md") < chat.index("refunds.md")
 
-    kept = pipeline.must("knowledge", "remove", "gnomes.md")
-    assert "--execute" in kept
-    assert len(orjson.loads(pipeline.must("knowledge", "list", "--json"))) == 11
+    assert "--execute" in pipeline.must("knowledge", "remove", "gnomes.md"), "it only says what it would do"
+    assert shop.knows(len(SAMPLES) + 1)
     pipeline.must("knowledge", "remove", "gnomes.md", "--execute")
-    assert len(orjson.loads(pipeline.must("knowledge", "list", "--json"))) == 10
-    wait_until(lambda: worker.health()["knowledge"]["documents"] == 10, "the document is forgotten")
-
-    chat = pipeline.must("chat", "--url", ingress.url, stdin=f"{QUESTION}\nHow long does shipping take?\n\n")
-    assert chat.index("refunds.md") < chat.index("shipping.md")
+    wait_until(lambda: shop.knows(len(SAMPLES)), "the document is forgotten")
+    one_line(pipeline.run("knowledge", "remove", "gnomes.md"), 1, "gnomes.md")
 
 
 def test_publish_is_answered_on_the_reply_topic(pipeline: Pipeline) -> None:
@@ -115,16 +113,14 @@ def test_an_unknown_command_or_option_is_a_usage_error(pipeline: Pipeline, argum
     assert "Usage:" in done.stderr
 
 
-def test_unknown_documents_are_an_error(pipeline: Pipeline, tmp_path: Path) -> None:
-    one_line(pipeline.run("knowledge", "remove", "nothing.md"), 1, "nothing.md")
-    one_line(pipeline.run("knowledge", "add", str(tmp_path / "nothing.md")), 1, "nothing.md")
+def test_a_file_that_is_no_text_is_an_error(pipeline: Pipeline, tmp_path: Path) -> None:
     binary = tmp_path / "picture.md"
     binary.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
     one_line(pipeline.run("knowledge", "add", str(binary)), 1, "picture.md")
 
 
 WRONG_SETTINGS: dict[str, dict[str, str]] = {
-    "SESION_TIMEOUT": {"SESSION_TIMEOUT": "5"},
+    "SESSION_TIMEOUT_SECONDS": {"SESSION_TIMEOUT": "5"},
     "SESSION_LOCK_RETRY_ATTEMPTS": {"SESSION_LOCK_RETRY_ATTEMPTS": "many"},
     "TOKEN_SECRET": {"TOKEN_SECRET": "short"},
     "ENVIRONMENT": {"ENVIRONMENT": "staging"},
@@ -141,10 +137,22 @@ WRONG_SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def refusals(pipeline: Pipeline) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What `ingress` says to each; most of the time goes into starting Python, so two start at once."""
+
+    def attempt(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return pipeline.run("ingress", "--port", "0", **settings)
+
+    with ThreadPoolExecutor(2) as threads:
+        return dict(zip(WRONG_SETTINGS, threads.map(attempt, WRONG_SETTINGS.values()), strict=True))
+
+
 @pytest.mark.parametrize("word", WRONG_SETTINGS)
-def test_a_wrong_setting_is_one_line_that_names_it(pipeline: Pipeline, word: str) -> None:
-    expected = word.replace("SESION_TIMEOUT", "SESSION_TIMEOUT_SECONDS")
-    one_line(pipeline.run("ingress", "--port", "0", **WRONG_SETTINGS[word]), 2, expected)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    refusals: dict[str, subprocess.CompletedProcess[str]], word: str
+) -> None:
+    one_line(refusals[word], 2, word)
 
 
 def without(pipeline: Pipeline, *names: str) -> dict[str, str]:
@@ -176,7 +184,7 @@ def test_missing_topics_are_one_line_that_says_how_to_create_them(pipeline: Pipe
 
 def test_a_taken_port_is_one_line(pipeline: Pipeline) -> None:
     port = pipeline.bootstrap_servers.rpartition(":")[2]
-    one_line(pipeline.run("ingress", "--port", port), 1, port, "API_PORT")
+    one_line(pipeline.run("ingress", "--port", port), 1, port)
 
 
 def test_chat_without_a_server_is_one_line(pipeline: Pipeline) -> None:

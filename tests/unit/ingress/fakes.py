@@ -16,7 +16,7 @@ from schemas.topics import TopicNames
 from store.memory import MemorySessionStore
 from store.protocol import Fence
 
-SECRET = "0123456789abcdef0123456789abcdef"
+SECRET = "0123456789abcdef" * 4
 AT = "2026-01-02T03:04:05.678Z"
 PARTITIONS = 12
 

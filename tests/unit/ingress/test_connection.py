@@ -77,10 +77,11 @@ def test_a_closed_connection_does_nothing_any_more() -> None:
 
 def test_a_repeated_hello_and_a_bad_frame_are_told_and_leave_it_open() -> None:
     connection = opened()
-    for frame, code in [
+    refused: list[tuple[ClientFrame | InvalidFrame, str]] = [
         (Hello(), "hello_repeated"),
         (InvalidFrame(ErrorCode.INVALID_FIELD, "text: must not be empty"), "invalid_field"),
-    ]:
+    ]
+    for frame, code in refused:
         (error,) = frames(connection.receive(frame))
         assert (error["type"], error["code"]) == ("error", code)
     assert connection.state is State.OPEN

@@ -1,5 +1,7 @@
 """Reply events to build sessions from, and Hypothesis strategies that draw whole conversations."""
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from schemas.inbound import Changes, Scalar
@@ -140,7 +142,7 @@ def conversations(draw: st.DrawFn, max_events: int = 25) -> list[ReplyEvent]:
         seq += 1
         inbound_id = f"i{version}"
         kind = draw(st.sampled_from(["answered", "answered", "held", "operator", "failed", "updated", "deleted"]))
-        fields = {
+        fields: dict[str, Any] = {
             "id": f"e{version}",
             "session_id": "s1",
             "epoch": epoch,
@@ -154,8 +156,8 @@ def conversations(draw: st.DrawFn, max_events: int = 25) -> list[ReplyEvent]:
         message = CustomerMessage(id=inbound_id, text=draw(short_texts), user_id=draw(st.none() | short_texts))
         match kind:
             case "answered":
-                extra = {"message": message, "reply": draw(replies), "changes": draw(st.none() | changes)}
-                events.append(TurnCompleted(**fields, **extra))
+                drawn = draw(st.none() | changes)
+                events.append(TurnCompleted(**fields, message=message, reply=draw(replies), changes=drawn))
             case "held":
                 events.append(TurnCompleted(**fields, message=message, reply=None))
             case "operator":

@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from workers.commits import CommitTracker
 from workers.lanes import Lanes, Work
@@ -168,8 +168,8 @@ class WorkerMachine(RuleBasedStateMachine):
             self.position[partition] = offset + 1
 
     @rule(target=running, most=st.integers(1, 5))
-    def start(self, most: int) -> object:
-        taken = []
+    def start(self, most: int) -> MultipleResults[Work[int, Item]]:
+        taken: list[Work[int, Item]] = []
         while len(taken) < most and (work := self.lanes.take()) is not None:
             session, partition, offset = work.item
             assert all(other.lane != session for other in self.in_progress), "one session runs twice at once (O)"

@@ -207,10 +207,10 @@ async def test_an_error_text_is_cut_where_a_character_ends() -> None:
 async def test_one_session_waits_while_others_go_on() -> None:
     """P"""
     worker = Worker(AwayStore(), attempts=1)
-    worker.generator.gate = asyncio.Event()
+    gate = worker.generator.gate = asyncio.Event()
     slow = asyncio.create_task(worker.run(inbound("slow", 0, id="m1", text="Hello")))
     await until(lambda: bool(worker.generator.calls))
-    worker.generator.gate, gate = None, worker.generator.gate
+    worker.generator.gate = None
     await worker.run(inbound("quick", 0, id="m1", text="Hello"))
     assert [event.session_id for event in worker.publisher.replies] == ["quick"]
     gate.set()

@@ -86,9 +86,9 @@ async def test_canaries_of_one_session_never_reach_another() -> None:
                 session_id, turn, id=f"m{turn}", text=f"CANARY-{session_id}.", metadata={"own": session_id}
             )
             await worker.turn(record)
-    for record in worker.publisher.of(TOPICS.replies):
-        own = (record.key or b"").decode()
-        value = (record.value or b"").decode()
+    for published in worker.publisher.of(TOPICS.replies):
+        own = (published.key or b"").decode()
+        value = (published.value or b"").decode()
         assert f"CANARY-{own}." in value
         assert not any(f"CANARY-{other}." in value for other in sessions if other != own)
     for session_id in sessions:
