@@ -62,7 +62,6 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Process-Time"],
         )
-    app.add_middleware(ResponseHeaders)
     app.include_router(chat_router(api_prefix, parts.access, parts.facts, parts.store))
     app.include_router(health_router(parts.ready, parts.live, parts.describe))
     app.include_router(page_router())
@@ -88,12 +87,13 @@ class WithSockets:
     """The application with its WebSocket path beside it: HTTP goes to FastAPI, sockets straight to the edge."""
 
     def __init__(self, http: FastAPI, edge: Edge) -> None:
-        self.http = http
+        # Outside of everything, so that an error that nobody foresaw has a request id, too.
+        self._http = ResponseHeaders(http)
         self._edge = edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
         if scope["type"] != "websocket":
-            await self.http(scope, receive, send)
+            await self._http(scope, receive, send)
         elif scope["path"] == SOCKET_PATH:
             await self._edge(scope, receive, send)
         else:

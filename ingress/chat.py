@@ -14,7 +14,7 @@ from ingress.history import arrivals_after
 from ingress.responses import Json
 from schemas.frames import ErrorCode
 from schemas.identity import InboundId, SessionId
-from schemas.inbound import MAX_ATTACHMENTS, Attachment, Message, Scalar, Text
+from schemas.inbound import MAX_ATTACHMENTS, Attachment, Message, Metadata, Text
 from schemas.replies import ReplyEvent, TurnCompleted, TurnFailed
 from store.protocol import SessionStore
 
@@ -32,7 +32,7 @@ class ChatRequest(BaseModel):
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = 20.0
     """Seconds to wait for the reply before 202."""
     user_id: Annotated[str, StringConstraints(max_length=128)] | None = None
-    metadata: dict[str, Scalar] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
 
 

@@ -36,6 +36,8 @@ from store.protocol import SessionStore
 
 log = structlog.get_logger(__name__)
 
+CLOSE_GRACE_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
@@ -114,6 +116,7 @@ class Socket:
         self._wake = asyncio.Event()
         self._writing = False
         self._closing: Close | None = None
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._catching_up: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -122,10 +125,11 @@ class Socket:
         writer = asyncio.create_task(self._write(), name="socket-writer")
         reader = asyncio.create_task(self._read(), name="socket-reader")
         try:
-            await asyncio.wait([writer, reader], return_when=asyncio.FIRST_COMPLETED)
+            # Reader and writer may both be waiting for a client that does nothing.
+            await asyncio.wait([writer, reader, self._closed], return_when=asyncio.FIRST_COMPLETED)
             if self._closing is not None:
                 # The writer still has the reason to tell; a client that doesn't read it won't hold us up.
-                await asyncio.wait([writer], timeout=1.0)
+                await asyncio.wait([writer], timeout=CLOSE_GRACE_SECONDS)
                 code = int(self._closing.code)
         finally:
             self._parts.delivery.unsubscribe(self._connection.session_id, self)
@@ -146,23 +150,28 @@ class Socket:
     def close(self, code: CloseCode, reason: str) -> None:
         if self._closing is None:
             self._closing = Close(code, reason)
+            self._closed.set_result(None)
             self._wake.set()
 
     async def _read(self) -> None:
         try:
             async with asyncio.timeout(self._parts.settings.hello_timeout):
-                await self._receive_one()
+                hello = await self._next_message()
         except TimeoutError:
             self.close(CloseCode.HELLO_TIMEOUT, "hello_timeout")
             return
+        await self._handle(hello)
         while self._closing is None:
-            await self._receive_one()
+            await self._handle(await self._next_message())
 
-    async def _receive_one(self) -> None:
+    async def _next_message(self) -> str | bytes:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             raise Disconnected
-        data = message.get("text") or message.get("bytes") or b""
+        data: str | bytes = message.get("text") or message.get("bytes") or b""
+        return data
+
+    async def _handle(self, data: str | bytes) -> None:
         try:
             frame = decode_client_frame(data)
         except InvalidFrame as error:
@@ -194,11 +203,14 @@ class Socket:
                     raise TypeError(f"{command} needs waiting")
 
     def _send(self, text: str) -> None:
+        self._enqueue(text)
+        self._wake.set()
+
+    def _enqueue(self, text: str) -> None:
         if len(self._outbox) >= self._parts.settings.outbox_frames:
             self.close(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
-            return
-        self._outbox.append(text)
-        self._wake.set()
+        else:
+            self._outbox.append(text)
 
     async def _open(self, hello: Hello) -> None:
         parts = self._parts
@@ -230,8 +242,8 @@ class Socket:
             self._send(encode_frame(refusal))
             return
         if isinstance(frame, MessageFrame):
-            self._outbox.append(encode_frame(Accepted(id=frame.id)))
-            # Waking the writer would cost more than the frame; and a client that reads slowly is read from slowly.
+            self._enqueue(encode_frame(Accepted(id=frame.id)))
+            # At once: waking the writer would cost more than the frame.
             await self._flush()
 
     async def _catch_up(self, after_seq: int) -> None:

@@ -83,7 +83,7 @@ def install_error_handlers(app: FastAPI, *, debug: bool) -> None:
 
     async def http(request: Request, error: Exception) -> Json:
         assert isinstance(error, HTTPException)
-        return respond(request, error.status_code, "http_error", str(error.detail))
+        return respond(request, error.status_code, "http_error", str(error.detail), **(error.headers or {}))
 
     async def store_away(request: Request, error: Exception) -> Json:
         message = "Sessions can't be read at the moment. Send it again."

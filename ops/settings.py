@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ops.errors import UsageError
 
 DAY_SECONDS = 24 * 60 * 60
+_OURS = ("SESSION_", "KAFKA_", "REDIS_", "TOPIC_", "WORKER_", "TOKEN_", "API_", "CORS_")
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -150,10 +151,12 @@ def load_settings(**overrides: object) -> Settings:
     """
     known = {name.upper() for name in Settings.model_fields}
     for name in sorted(os.environ):
-        if name.startswith("SESSION_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"{name} is not a setting{hint}")
+        if name in known or not name.startswith(_OURS):
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        # Other programs read KAFKA_* and REDIS_* as well; only a name that is nearly ours is a mistake.
+        if close or name.startswith("SESSION_"):
+            raise UsageError(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:

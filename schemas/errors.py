@@ -16,13 +16,15 @@ class SchemaError(ValueError):
 class InvalidRecord(SchemaError):
     """A topic record that can never become a turn, whatever is retried.
 
-    `reason` is a stable word for counters and the dead letter topic; the message says what to change.
+    `reason` is a stable word for counters and the dead letter topic; the message says what to change. `session_id` is
+    the session that it was for, where that much could be read.
     """
 
-    def __init__(self, reason: InvalidReason, detail: str) -> None:
+    def __init__(self, reason: InvalidReason, detail: str, session_id: str | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.session_id = session_id
 
 
 class InvalidFrame(SchemaError):

@@ -51,7 +51,14 @@ def source_key(source: Source) -> str:
 
 
 def _born(event: ReplyEvent) -> SessionData:
-    return SessionData(session_id=event.session_id, epoch=event.epoch, seq=0, version=0, created_at=event.completed_at)
+    return SessionData(
+        session_id=event.session_id,
+        epoch=event.epoch,
+        seq=0,
+        version=0,
+        created_at=event.completed_at,
+        applied=event.applied_before or {},
+    )
 
 
 def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
@@ -65,6 +72,7 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
             epoch=session.epoch,
             seq=event.seq,
             version=event.version,
+            request_id=event.inbound_id,
             applied=applied,
             updated_at=event.completed_at,
             deleted=True,

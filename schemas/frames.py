@@ -121,7 +121,7 @@ def decode_client_frame(data: str | bytes) -> ClientFrame:
     Raises:
         InvalidFrame: it is too large, no JSON object, of no known type, or a field breaks its rule.
     """
-    if len(data) > MAX_FRAME_BYTES:
+    if len(data.encode() if isinstance(data, str) else data) > MAX_FRAME_BYTES:
         raise InvalidFrame(ErrorCode.TOO_LARGE, f"A frame has at most {MAX_FRAME_BYTES} bytes.")
     try:
         body = orjson.loads(data)

@@ -8,6 +8,7 @@ The least that another system must send is a record with the session id as key a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -45,8 +46,20 @@ class Attachment:
     url: Annotated[str, StringConstraints(pattern=r"^https://", max_length=2_048)]
 
 
+def is_too_large(metadata: dict[str, Scalar]) -> bool:
+    return len(orjson.dumps(metadata)) > MAX_METADATA_BYTES
+
+
 def _check_metadata(metadata: dict[str, Scalar]) -> dict[str, Scalar]:
-    if metadata and len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
+    if not metadata:
+        return metadata
+    if any(isinstance(value, float) and not isfinite(value) for value in metadata.values()):
+        raise ValueError("has a number that is not finite")
+    try:
+        too_large = is_too_large(metadata)
+    except TypeError as error:
+        raise ValueError("has a number of more than 64 bits") from error
+    if too_large:
         raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")
     return metadata
 
@@ -169,7 +182,7 @@ def decode_inbound(value: bytes | None, key: bytes | None, topic: str, partition
     try:
         return adapter.validate_python(body)
     except ValidationError as error:
-        raise InvalidRecord("invalid_field", explain(error)) from error
+        raise InvalidRecord("invalid_field", explain(error), body["session_id"]) from error
 
 
 def _session_id(in_body: object, key: bytes | None) -> str:

@@ -78,6 +78,9 @@ class Fact:
     """None for a change that came from no topic record (a direct write through the store API)."""
     actor: Actor
     completed_at: Rfc3339
+    applied_before: dict[str, int] | None = None
+    """On the first event after a deletion: what the deleted session had applied, so that a record that comes again is
+    still recognised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

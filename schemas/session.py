@@ -18,7 +18,7 @@ class SessionData:
     """One customer conversation. Immutable: `evolve` makes the next state.
 
     Times are RFC 3339 in UTC and come from events. A deleted session is a tombstone: `deleted` is true and only
-    `session_id`, `epoch`, `version`, `seq`, `applied` and `updated_at` mean anything.
+    `session_id`, `epoch`, `version`, `seq`, `request_id`, `applied` and `updated_at` mean anything.
     """
 
     session_id: str

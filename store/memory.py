@@ -116,7 +116,8 @@ class MemorySessionStore:
         return {partition: self._progress[partition] for partition in partitions if partition in self._progress}
 
     async def stats(self) -> StoreStats:
-        active = sum(not entry.session.deleted for entry in self._entries.values())
+        now = self._clock()
+        active = sum(not entry.session.deleted and entry.expires_at > now for entry in self._entries.values())
         return StoreStats("in_memory", True, {"active_sessions": active})
 
     async def ping(self) -> None:

@@ -105,7 +105,8 @@ class SessionStore(Protocol):
         ...
 
     def lock(self, session_id: str) -> AbstractAsyncContextManager[Fence]:
-        """Excludes every other holder of the session's lock, as long as the lease is renewed.
+        """Excludes every other holder of the session's lock until its lease ends; what a holder writes after that is
+        refused, because the next one has a larger token.
 
         Raises:
             LockTimeout: on entry, after the configured attempts.

@@ -21,7 +21,7 @@ class DeadLetters:
         headers = [
             *record.headers,
             ("dlq.reason", reason.encode()),
-            ("dlq.error", error.encode()[:2_000]),
+            ("dlq.error", error[:500].encode()),
             ("dlq.attempts", str(attempts).encode()),
             ("dlq.topic", record.topic.encode()),
             ("dlq.partition", str(record.partition).encode()),

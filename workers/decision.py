@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from schemas.fold import next_position
+from schemas.fold import merge_patch, next_position, source_key
 from schemas.identity import turn_id
 from schemas.inbound import (
+    MAX_METADATA_BYTES,
     Cancel,
     Changes,
     Feedback,
@@ -14,6 +15,7 @@ from schemas.inbound import (
     OperatorMessage,
     SessionDelete,
     SessionUpdate,
+    is_too_large,
 )
 from schemas.replies import (
     CustomerMessage,
@@ -27,6 +29,7 @@ from schemas.replies import (
 )
 from schemas.session import SessionData
 from workers.clock import Moment
+from workers.errors import PermanentError
 from workers.generation.protocol import Answer, Retrieval
 
 NO_CHANGES = Changes()
@@ -61,7 +64,7 @@ def completed(
     answer = draft.answer
     escalates = answer.escalates and not (session is not None and session.escalated)
     return TurnCompleted(
-        **_position(event, source, session, now),
+        **_of(event, source, session, now),
         actor="agent",
         message=message,
         reply=Reply(
@@ -89,17 +92,11 @@ def failed(
     redrivable: bool = True,
 ) -> TurnFailed:
     """The turn of a record that was not answered."""
-    epoch, seq, version = next_position(session, now.ms)
+    # Named after its record as well: a redriven record has the same inbound id, and its answer is another event.
+    event_id = turn_id(session_id, f"{inbound_id}\n{source_key(source)}:{source.offset}")
     return TurnFailed(
-        id=turn_id(session_id, inbound_id),
-        session_id=session_id,
-        epoch=epoch,
-        seq=seq,
-        version=version,
-        inbound_id=inbound_id,
-        source=source,
+        **_position(event_id, session_id, inbound_id, source, session, now),
         actor="system",
-        completed_at=now.rfc3339,
         code=code,
         error=error,
         attempts=attempts,
@@ -112,22 +109,22 @@ def decided(event: InboundEvent, source: Source, session: SessionData | None, no
     match event:
         case SessionUpdate():
             return SessionUpdated(
-                **_position(event, source, session, now), actor="system", changes=effective(event.changes, session)
+                **_of(event, source, session, now), actor="system", changes=effective(event.changes, session)
             )
         case SessionDelete():
-            return SessionDeleted(**_position(event, source, session, now), actor="system")
+            return SessionDeleted(**_of(event, source, session, now), actor="system")
         case Feedback():
             if session is None or session.deleted or event.seq > session.seq:
                 return None
             return SessionUpdated(
-                **_position(event, source, session, now),
+                **_of(event, source, session, now),
                 actor="customer",
                 changes=NO_CHANGES,
                 feedback={"seq": event.seq, "score": event.score},
             )
         case OperatorMessage():
             return TurnCompleted(
-                **_position(event, source, session, now),
+                **_of(event, source, session, now),
                 actor="operator",
                 message=None,
                 reply=Reply(text=event.text, generator=f"operator:{event.operator}"),
@@ -140,22 +137,38 @@ def decided(event: InboundEvent, source: Source, session: SessionData | None, no
 
 
 def effective(changes: Changes, session: SessionData | None) -> Changes:
-    """`changes` without a claim on a session that was claimed before: of two claims the first counts, and its
-    owner sees `claimed` in the fact."""
-    if changes.claimed and session is not None and not session.deleted and session.claimed:
-        return replace(changes, claimed=None)
-    return changes
+    """`changes` as they take effect. Of two claims on a session the first counts, and its owner sees `claimed` in the
+    fact.
+
+    Raises:
+        PermanentError: the session's metadata would become too large.
+    """
+    if session is None or session.deleted:
+        return changes
+    if changes.metadata and is_too_large(merge_patch(session.metadata, changes.metadata)):
+        raise PermanentError(
+            "metadata_too_large", f"A session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON."
+        )
+    return replace(changes, claimed=None) if changes.claimed and session.claimed else changes
 
 
-def _position(event: InboundEvent, source: Source, session: SessionData | None, now: Moment) -> dict[str, Any]:
+def _of(event: InboundEvent, source: Source, session: SessionData | None, now: Moment) -> dict[str, Any]:
+    return _position(turn_id(event.session_id, event.id), event.session_id, event.id, source, session, now)
+
+
+def _position(
+    event_id: str, session_id: str, inbound_id: str, source: Source, session: SessionData | None, now: Moment
+) -> dict[str, Any]:
+    """The fields that every fact has."""
     epoch, seq, version = next_position(session, now.ms)
     return {
-        "id": turn_id(event.session_id, event.id),
-        "session_id": event.session_id,
+        "id": event_id,
+        "session_id": session_id,
         "epoch": epoch,
         "seq": seq,
         "version": version,
-        "inbound_id": event.id,
+        "inbound_id": inbound_id,
         "source": source,
         "completed_at": now.rfc3339,
+        "applied_before": session.applied if session is not None and session.deleted else None,
     }

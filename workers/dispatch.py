@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,6 +91,8 @@ class Dispatcher:
         self._assignments: dict[Partition, Assignment] = {}
         self._unready: set[Partition] = set()
         """Partitions of which records came before their assignment was ready; they are read again."""
+        self._revoking: set[Partition] = set()
+        """Partitions that are drained; what still comes in from them is left to whoever is next."""
         self._paused: set[Partition] = set()
         self._tasks: dict[LaneWork, asyncio.Task[None]] = {}
         self._preparing: set[asyncio.Task[None]] = set()
@@ -119,7 +121,7 @@ class Dispatcher:
         for record in records:
             partition = Partition(record.topic, record.partition)
             assignment = self._assignments.get(partition)
-            if assignment is None:
+            if assignment is None or partition in self._revoking:
                 self._unready.add(partition)
                 continue
             self._commits.taken(partition, record.offset)
@@ -147,21 +149,20 @@ class Dispatcher:
             return
         for partition in partitions:
             self._consumer.pause(partition)
-        task = asyncio.create_task(self._prepare(partitions), name="prepare-assignment")
-        self._preparing.add(task)
-        task.add_done_callback(self._preparing.discard)
+        self._prepare_soon(self._prepare(partitions))
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """Ends owning `partitions`: running turns get `drain_timeout` to finish, what is done is committed, the rest
         is left to whoever is next."""
         partitions = set(partitions)
+        self._revoking |= partitions
         preparing = list(self._preparing)
         for task in preparing:
             task.cancel()
         if preparing:
             await asyncio.wait(preparing)
         for partition in partitions:
-            self._lanes.revoke(partition)
+            self._drop_waiting(partition)
         running = [task for work, task in self._tasks.items() if work.partition in partitions]
         if running:
             _, late = await asyncio.wait(running, timeout=self._settings.drain_timeout)
@@ -177,6 +178,7 @@ class Dispatcher:
             self._l1.drop_partition(partition)
             self._paused.discard(partition)
             self._unready.discard(partition)
+            self._revoking.discard(partition)
             self.refused.pop(partition, None)
 
     async def commit(self) -> None:
@@ -207,6 +209,11 @@ class Dispatcher:
         self._stopped = True
         await self.revoked(self._assignments.keys() | self._unready)
 
+    def _prepare_soon(self, preparation: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(preparation, name="prepare-assignment")
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
     async def _prepare(self, partitions: list[Partition]) -> None:
         try:
             fence, done, ends = await self._right_to(partitions)
@@ -227,7 +234,6 @@ class Dispatcher:
             self._generation += 1
             self._commits.assign(partition)
             self._assignments[partition] = Assignment(partition, self._generation, fence, done_below)
-            self._unready.discard(partition)
             self._consumer.resume(partition)
         self.last_progress = time.monotonic()
         log.info("partitions_ready", count=len(partitions), fence=fence.token)
@@ -242,7 +248,10 @@ class Dispatcher:
                 fence = Fence("partition", await self._store.next_fence())
                 done = await self._store.progress([str(partition) for partition in partitions])
                 ends = await self._consumer.log_end(partitions)
-                for partition in self._unready.intersection(partitions):
+                while unread := self._unready.intersection(partitions):
+                    partition = unread.pop()
+                    # Before it is rewound: what comes in meanwhile makes it be read again once more.
+                    self._unready.discard(partition)
                     await self._consumer.restart_from_committed(partition)
                 return fence, done, ends
         raise AssertionError("retries without end")
@@ -269,39 +278,62 @@ class Dispatcher:
             await self._run_turn(work.item)
             done = True
         except NotOwner as error:
-            await self._check_ownership(work, error)
+            self._check_ownership(work, error)
         except Exception:
             log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
         finally:
             del self._tasks[work]
             self._lanes.finish(work)
+            self._forget_cancel(work)
             assignment = self._assignments.get(work.partition)
             if done and assignment is not None and assignment.generation == work.generation:
                 self._commits.done(work.partition, work.item.record.offset)
                 self._resume_drained(work.partition)
             self._start_soon()
 
-    async def _check_ownership(self, work: LaneWork, error: NotOwner) -> None:
-        """A write was fenced. Who is right, the group coordinator knows: it takes commits from members only."""
+    def _check_ownership(self, work: LaneWork, error: NotOwner) -> None:
+        """A write was fenced: ask who is right."""
         assignment = self._assignments.get(work.partition)
         if assignment is None or assignment.generation != work.generation:
             return
         log.warning("write_fenced", partition=str(work.partition), session_id=error.session_id)
         unfinished_from = self._commits.unfinished_from(work.partition)
         self._forsake(work.partition)
+        self._consumer.pause(work.partition)
+        self._prepare_soon(self._reclaim(work.partition, unfinished_from))
+
+    async def _reclaim(self, partition: Partition, unfinished_from: int) -> None:
+        """Takes the partition up again if it is still ours. The group coordinator knows: it takes commits from members
+        only."""
+        async for attempt in stamina.retry_context(
+            on=StoreUnavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
+        ):
+            with attempt:
+                await self._store.save_progress({str(partition): unfinished_from})
         try:
-            await self._consumer.commit({work.partition: unfinished_from})
+            await self._consumer.commit({partition: unfinished_from})
         except KafkaError as refusal:
-            log.warning("ownership_lost", partition=str(work.partition), error=str(refusal))
+            log.warning("ownership_lost", partition=str(partition), error=str(refusal) or type(refusal).__name__)
             return
-        await self.assigned([work.partition])
+        await self._prepare([partition])
 
     def _forsake(self, partition: Partition) -> None:
-        self._lanes.revoke(partition)
+        self._drop_waiting(partition)
         self._commits.revoke(partition)
         self._assignments.pop(partition, None)
         self._l1.drop_partition(partition)
+        self._paused.discard(partition)
         self._unready.add(partition)
+
+    def _drop_waiting(self, partition: Partition) -> None:
+        for work in self._lanes.revoke(partition):
+            self._forget_cancel(work)
+
+    def _forget_cancel(self, work: LaneWork) -> None:
+        """A cancel that is past, or is left to the next owner, must not linger."""
+        event = work.item.event
+        if isinstance(event, Cancel):
+            self._cancellations.forget(event.session_id, event.target)
 
     def _pause_full(self) -> None:
         for partition in self._assignments:

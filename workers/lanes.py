@@ -74,14 +74,18 @@ class Lanes(Generic[P, T]):
         else:
             del self._lanes[work.lane]
 
-    def revoke(self, partition: P) -> None:
-        """Drops what waits of `partition`; it will be redelivered to whoever owns it next. What runs goes on."""
+    def revoke(self, partition: P) -> list[Work[P, T]]:
+        """Drops and returns what waits of `partition`; it will be redelivered to whoever owns it next. What runs goes
+        on."""
+        dropped: list[Work[P, T]] = []
         for key in [key for key, lane in self._lanes.items() if any(w.partition == partition for w in lane.waiting)]:
             lane = self._lanes[key]
+            dropped += [work for work in lane.waiting if work.partition == partition]
             lane.waiting = deque(work for work in lane.waiting if work.partition != partition)
             if not lane.waiting and lane.running is None:
                 del self._lanes[key]
                 self._ready.remove(key)
+        return dropped
 
     def running(self, partition: P | None = None) -> set[Work[P, T]]:
         """What runs now, of one partition or of all."""

@@ -79,7 +79,7 @@ def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     try:
         event = decode_inbound(record.value, record.key, record.topic, record.partition, record.offset)
     except InvalidRecord as error:
-        return Taken(record, assignment, now, _session_of_key(record.key), None, error)
+        return Taken(record, assignment, now, error.session_id or _session_of_key(record.key), None, error)
     return Taken(record, assignment, now, event.session_id, event, None)
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from schemas.errors import InvalidRecord
 from schemas.publishing import BrokerUnavailable
-from store.errors import LockError, LockTimeout, StoreUnavailable
+from store.errors import LockError, LockLost, LockTimeout, StoreUnavailable
 from workers.clock import utc_now
 from workers.dead_letters import DeadLetters
 from workers.errors import NotOwner, PermanentError, TransientError
@@ -96,7 +96,16 @@ class ResilientTurns:
                     self._observer.dead_letter(reason)
                     log.warning("dead_letter", reason=reason, error=detail, session_id=taken.session_id)
                 if taken.session_id is not None:
-                    await self._turns.fail(taken, failure)
+                    await self._tell(taken, failure)
+
+    async def _tell(self, taken: Taken, failure: Failure) -> None:
+        try:
+            await self._turns.fail(taken, failure)
+        except (NotOwner, *UNAVAILABLE, LockError):
+            raise
+        except Exception:
+            # The record is safe in the dead letter topic; that the customer can't be told must not stop the lane.
+            log.exception("failure_not_told", session_id=taken.session_id, code=failure.code)
 
     def _backoff(self, on: Callable[[Exception], bool]) -> AsyncIterator[stamina.Attempt]:
         return stamina.retry_context(
@@ -109,7 +118,11 @@ class ResilientTurns:
         ).__aiter__()
 
 
-_REASONS: dict[type[Exception], str] = {TransientError: "retries_exhausted", LockTimeout: "lock_timeout"}
+_REASONS: dict[type[Exception], str] = {
+    TransientError: "retries_exhausted",
+    LockTimeout: "lock_timeout",
+    LockLost: "lock_lost",
+}
 
 
 class _Attempts:

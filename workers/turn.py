@@ -20,7 +20,7 @@ import structlog
 from schemas.fold import evolve, source_key
 from schemas.headers import cloud_event_headers, header
 from schemas.identity import derived_inbound_id
-from schemas.inbound import Cancel, Message
+from schemas.inbound import Message
 from schemas.partition import home_partition
 from schemas.publishing import Publisher, Record
 from schemas.replies import ReplyEvent, Source, TurnFailed, decode_reply, encode_reply
@@ -202,8 +202,6 @@ class TurnProcessor:
                 error=failure.error,
                 attempts=failure.attempts,
             )
-        if isinstance(taken.event, Cancel):
-            self._parts.cancellations.forget(session_id, taken.event.target)
         if isinstance(taken.event, Message):
             return await self._answer(taken, source, taken.event, session)
         return decided(taken.event, source, session, self._now())

@@ -135,6 +135,9 @@ class KafkaPublisher:
                 except (KafkaError, TimeoutError, OSError) as error:
                     await producer.stop()
                     raise BrokerUnavailable(f"Kafka does not answer: {error or 'timed out'}") from error
+                except BaseException:
+                    await producer.stop()
+                    raise
                 self._producer = producer
             return self._producer
 

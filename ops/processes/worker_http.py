@@ -12,7 +12,7 @@ from ops.processes.worker import RunningWorker
 from store.protocol import SessionStore
 
 
-def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) -> FastAPI:
+def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) -> ResponseHeaders:
     async def always() -> None:
         return None
 
@@ -26,7 +26,6 @@ def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) ->
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app, debug=False)
-    app.add_middleware(ResponseHeaders)
     ready = {"partitions": worker.ready, "session_store": store.ping, "kafka": worker.check_kafka}
     app.include_router(health_router(ready, {"event_loop": always}, describe))
 
@@ -35,4 +34,4 @@ def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) ->
         body, content_type = metrics.render()
         return Response(body, headers={"content-type": content_type})
 
-    return app
+    return ResponseHeaders(app)

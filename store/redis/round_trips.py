@@ -9,12 +9,26 @@ import asyncio
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from store.errors import StoreError, StoreUnavailable
 from store.redis.scripts import ALL_SCRIPTS, Script
 
 Command = tuple[Any, ...]
+
+_PASSING = (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError, TryAgainError)
+_PASSING_CODES = ("READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+"""Refusals that are the server's state, not the command's fault: a failover, full memory, a disk that failed. From a
+script they come under their code, otherwise as redis-py's classes."""
 
 
 class RoundTrips:
@@ -90,6 +104,7 @@ class RoundTrips:
 
 
 def _store_error(error: Exception) -> StoreError:
-    if isinstance(error, ResponseError):
+    passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
+    if isinstance(error, ResponseError) and not passing:
         return StoreError(f"Redis refused a command: {error}")
     return StoreUnavailable(f"Redis does not answer: {error or type(error).__name__}")

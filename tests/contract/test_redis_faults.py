@@ -102,7 +102,6 @@ async def test_a_server_that_hangs_is_unavailable_in_bounded_time(
     await store.ping()
 
 
-@pytest.mark.xfail(strict=True, reason="RoundTrips takes READONLY and OOM for a refused command, not for an outage")
 @pytest.mark.parametrize("trouble", ["read-only replica after a failover", "out of memory"])
 async def test_a_server_that_takes_no_writes_for_now_is_unavailable(
     store: RedisSessionStore, client: Redis, trouble: str

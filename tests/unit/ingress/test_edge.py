@@ -212,7 +212,6 @@ async def test_who_never_says_hello_is_closed() -> None:
     assert await Client(server.edge).closed() == CloseCode.HELLO_TIMEOUT
 
 
-@pytest.mark.xfail(strict=True, reason="the hello timeout also bounds the claim, and both are 10 s by default")
 async def test_a_claim_that_takes_long_is_not_the_client_s_fault() -> None:
     server = Server(hello_timeout=0.02)
     server.pipeline.answers = False
@@ -247,7 +246,6 @@ async def test_a_slow_reader_delays_no_other_socket_of_its_session() -> None:
     await quick.leave()
 
 
-@pytest.mark.xfail(strict=True, reason="Socket.run waits for a writer and a reader that both wait for the client")
 async def test_a_client_that_does_not_read_at_all_is_closed_by_itself() -> None:
     """P: a dead client holds no socket and no subscription."""
     server = Server(outbox=8)
@@ -264,7 +262,6 @@ async def test_a_client_that_does_not_read_at_all_is_closed_by_itself() -> None:
         await slow.leave()
 
 
-@pytest.mark.xfail(strict=True, reason="`accepted` is appended without the bound of `_send`")
 async def test_a_client_that_sends_without_reading_is_bounded_too() -> None:
     """P: what waits for one client never outgrows its outbox."""
     server = Server(outbox=8)

@@ -186,7 +186,6 @@ async def test_a_broker_that_does_not_answer_is_unavailable_and_its_producer_is_
         await publisher.close()
 
 
-@pytest.mark.xfail(strict=True, reason="_current stops the producer on its own errors only, not when cancelled")
 async def test_who_is_cancelled_while_connecting_leaves_no_producer_behind() -> None:
     factory = Factory(broken(start_gate=asyncio.Event()))
     publisher = KafkaPublisher(factory)

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import pytest
 from aiokafka.errors import CommitFailedError
 
 from store.errors import StoreUnavailable
@@ -45,7 +44,6 @@ async def test_records_that_come_before_the_assignment_is_ready_are_read_again()
     await until(lambda: rig.turns.offsets == [0, 1])
 
 
-@pytest.mark.xfail(strict=True, reason="_right_to looks at _unready once, before it waits; _prepare forgets the rest")
 async def test_records_that_come_while_another_partition_is_rewound_are_read_again_too() -> None:
     """L: otherwise they are skipped, and the next commit goes past them."""
     rig = Rig()
@@ -143,7 +141,6 @@ async def test_who_is_no_longer_a_member_leaves_the_partition_alone() -> None:
         assert rig.consumer.committed == {}
 
 
-@pytest.mark.xfail(strict=True, reason="_check_ownership commits to the group without save_progress before it")
 async def test_a_fenced_member_commits_no_more_than_the_store_knows() -> None:
     async with working("a", "b") as rig:
         await rig.turns.end(0)
@@ -152,7 +149,6 @@ async def test_a_fenced_member_commits_no_more_than_the_store_knows() -> None:
         assert await rig.store.progress([str(P0)]) == {str(P0): 1}
 
 
-@pytest.mark.xfail(strict=True, reason="_forsake leaves the partition in _paused, so it never pauses again")
 async def test_a_partition_that_was_full_when_it_was_fenced_is_bounded_afterwards_too() -> None:
     async with working("a", "b", "c", "d", max_open=4) as rig:
         assert rig.consumer.paused == {P0}
@@ -183,7 +179,6 @@ async def test_revoked_sessions_are_forgotten_here() -> None:
         assert len(rig.l1) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="accept goes on taking records of a partition while `revoked` drains it")
 async def test_records_that_come_during_a_drain_are_left_to_the_next_owner() -> None:
     """O: they would run after the drain, under the old right, beside the next owner's turn."""
     async with working("a", drain=5.0) as rig:

@@ -134,7 +134,6 @@ async def test_a_failure_that_was_told_but_not_marked_done_is_told_once() -> Non
     assert len(worker.publisher.contents_of("m1")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a tombstone has no request_id, so its event is never republished")
 @PLACES
 async def test_a_deletion_that_was_committed_but_not_published_is_published_after_a_crash(at: Partition) -> None:
     """L, R: otherwise whoever asked waits forever, and a rebuild brings the deleted session back."""
@@ -159,7 +158,6 @@ async def test_a_redriven_record_is_answered() -> None:
     assert worker.publisher.seqs == [1, 2, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="a failed turn and its redrive share an event id: ALREADY hides the redrive")
 async def test_a_redriven_record_is_answered_by_an_owner_that_did_not_see_the_failure() -> None:
     """L: it failed under the lock; the owner's cached session is older, and its write must not be taken for the
     failure that is stored under the same event id."""
@@ -172,7 +170,6 @@ async def test_a_redriven_record_is_answered_by_an_owner_that_did_not_see_the_fa
     assert answer_texts(owner.publisher.replies)[-1].endswith("to Hello")
 
 
-@pytest.mark.xfail(strict=True, reason="a rebirth drops the tombstone's `applied` (fold._born)")
 async def test_what_was_applied_before_a_deletion_is_not_answered_again_after_it() -> None:
     """D: the record of a second topic, redelivered after the session was deleted and born again."""
     worker, _ = await conversation(home("s1"))

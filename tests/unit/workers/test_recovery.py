@@ -182,7 +182,6 @@ async def test_a_lock_that_is_never_free_ends_in_the_dead_letter_topic_and_the_c
     assert LockTimeout.__name__ in str(worker.observer.seen)
 
 
-@pytest.mark.xfail(strict=True, reason="recovery._give_up lets the error of `fail` out: the offset is never done")
 @pytest.mark.parametrize(
     "error", [CorruptSession("no session"), StoreError("Redis refused a command"), ValueError("unreadable")]
 )
@@ -193,7 +192,6 @@ async def test_a_session_that_cannot_be_read_holds_up_only_itself(error: Excepti
     assert len(worker.publisher.of(TOPICS.dlq)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="DeadLetters.write cuts dlq.error in the middle of a character")
 async def test_an_error_text_is_cut_where_a_character_ends() -> None:
     """A header that is no UTF-8 breaks every tool that shows it."""
     worker = Worker(attempts=1)
