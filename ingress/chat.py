@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from ingress.access import SessionAccess
 from ingress.errors import IngressError, unauthorized
@@ -14,7 +14,7 @@ from ingress.history import arrivals_after
 from ingress.responses import Json
 from schemas.frames import ErrorCode
 from schemas.identity import InboundId, SessionId
-from schemas.inbound import MAX_ATTACHMENTS, Attachment, Message, Metadata, Text
+from schemas.inbound import MAX_ATTACHMENTS, Attachment, Message, Metadata, ShortText, Text
 from schemas.replies import ReplyEvent, TurnCompleted, TurnFailed
 from store.protocol import SessionStore
 
@@ -31,7 +31,7 @@ class ChatRequest(BaseModel):
     id: InboundId | None = None
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = 20.0
     """Seconds to wait for the reply before 202."""
-    user_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    user_id: ShortText | None = None
     metadata: Metadata = Field(default_factory=dict)
     attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
 

@@ -44,8 +44,8 @@ class EdgeSettings:
     """Bounds of one socket. Times in seconds."""
 
     hello_timeout: float = 10.0
-    outbox_frames: int = 512
-    """Frames that may wait for a slow reader before it is closed."""
+    outbox_frames: int = 48
+    """Frames that may wait for a slow reader before it is closed; fewer than the store keeps to resume from."""
 
 
 class EdgeObserver(Protocol):
@@ -145,7 +145,9 @@ class Socket:
         self._do(self._connection.arrived(arrival))
 
     def delta(self, text: str) -> None:
-        self._do(self._connection.delta(text))
+        # Best effort: a slow reader gets the reply, not all the pieces.
+        if len(self._outbox) < self._parts.settings.outbox_frames // 2:
+            self._do(self._connection.delta(text))
 
     def close(self, code: CloseCode, reason: str) -> None:
         if self._closing is None:

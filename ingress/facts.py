@@ -7,7 +7,7 @@ from ingress.delivery import Delivery
 from ingress.history import arrivals_after
 from ingress.inbound import InboundPublisher
 from schemas.inbound import InboundEvent
-from schemas.replies import ReplyEvent
+from schemas.replies import ReplyEvent, TurnFailed
 from store.protocol import SessionStore
 
 
@@ -45,8 +45,10 @@ class Facts:
         self._delivery.subscribe(event.session_id, waiter)
         try:
             # A repeated request: its answer may have been given long ago and won't come again.
-            for arrival in await arrivals_after(self._store, event.session_id, 0):
-                waiter.arrived(arrival)
+            for arrival in reversed(await arrivals_after(self._store, event.session_id, 0)):
+                # A failure that may be tried again is no answer to the message that tries it.
+                if not (isinstance(arrival.event, TurnFailed) and arrival.event.redrivable):
+                    waiter.arrived(arrival)
             if not waiter.fact.done():
                 await self._inbound.publish(event)
             async with asyncio.timeout(wait_seconds):

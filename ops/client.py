@@ -66,24 +66,20 @@ class ChatClient:
     async def _exchange(self, message: Frame, on_delta: Callable[[str], None]) -> Frame:
         assert self._socket is not None
         for frame in self._missed:
-            if frame.get("id") == message["id"]:
-                return frame
+            if frame["id"] == message["id"]:
+                return _answer(frame)
         try:
             await self._socket.send(orjson.dumps(message).decode())
             while True:
                 frame = orjson.loads(await self._socket.recv())
                 if frame["type"] == "delta" and frame["id"] == message["id"]:
                     on_delta(frame["text"])
-                if "seq" in frame:
+                if frame.get("seq") is not None:
                     self._position = (frame["epoch"], frame["seq"])
                 if frame.get("id") != message["id"]:
                     continue
-                if frame["type"] == "reply":
-                    return dict(frame)
-                if frame["type"] == "error":
-                    if frame["retryable"]:
-                        raise ConnectionLost(frame["message"])
-                    raise Refused(frame["message"])
+                if frame["type"] in ("reply", "session", "error"):
+                    return _answer(frame)
         except (ConnectionClosed, OSError) as error:
             self._socket = None
             raise ConnectionLost(str(error)) from error
@@ -121,3 +117,14 @@ class ChatClient:
         self._position = (welcome["epoch"], welcome["seq"])
         self._missed = welcome["missed"]
         self._socket = socket
+
+
+def _answer(frame: Frame) -> Frame:
+    """The frame, if it is a reply; raises what else it says about the message."""
+    if frame["type"] == "reply":
+        return frame
+    if frame["type"] == "session":
+        raise Refused("A person has the conversation and will answer.")
+    if frame["retryable"]:
+        raise ConnectionLost(frame["message"])
+    raise Refused(frame["message"])

@@ -34,6 +34,8 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     # Libraries speak only when something is wrong.
     for name in ("aiokafka", "faststream", "uvicorn", "sentence_transformers", "faiss", "stamina", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # While a command starts it says itself, in one line, what is missing; `hear_libraries` ends that.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -43,3 +45,8 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def hear_libraries() -> None:
+    """Lets the Kafka client log its own errors, once the process runs."""
+    logging.getLogger("aiokafka").setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -3,12 +3,14 @@
 import difflib
 import os
 import secrets
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ops.errors import UsageError
+from schemas.session import RECENT_EVENTS
 
 DAY_SECONDS = 24 * 60 * 60
 _OURS = ("SESSION_", "KAFKA_", "REDIS_", "TOPIC_", "WORKER_", "TOKEN_", "API_", "CORS_")
@@ -36,8 +38,8 @@ class Settings(BaseSettings):
     token_secret: SecretStr | None = None
     """Signs session tokens; the same for all ingress processes, at least 32 characters."""
     token_ttl_seconds: Annotated[int, Field(ge=60)] = 7 * DAY_SECONDS
-    socket_outbox_frames: Annotated[int, Field(ge=8)] = 512
-    """Frames that may wait for a slow WebSocket client before it is told to reconnect."""
+    socket_outbox_frames: Annotated[int, Field(ge=8, le=RECENT_EVENTS)] = 48
+    """Frames that may wait for a slow WebSocket client before it is told to reconnect; no more than can be resumed."""
 
     kafka_bootstrap_servers: str | None = None
     """None: `dev` starts an embedded broker, everything else refuses to start."""
@@ -108,6 +110,29 @@ class Settings(BaseSettings):
             if scheme not in ("http", "https") or not host or "/" in host or "*" in host:
                 raise ValueError(f"{origin!r} is no exact origin; write it like https://shop.example")
         return origins
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_has_a_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _servers_have_ports(cls, servers: str | None) -> str | None:
+        for server in (servers or "").split(","):
+            host, _, port = server.strip().rpartition(":")
+            if servers is not None and not (host and port.isdecimal() and 0 < int(port) < 65_536):
+                raise ValueError(f"{server.strip()!r} is no host:port")
+        return servers
+
+    @field_validator("kafka_ssl_cafile")
+    @classmethod
+    def _file_is_there(cls, path: str | None) -> str | None:
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"there is no file {path}")
+        return path
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -5,7 +5,14 @@ from typing import Literal
 from pydantic import ValidationError
 
 InvalidReason = Literal[
-    "no_value", "bad_json", "unknown_type", "no_session", "bad_session_id", "key_mismatch", "invalid_field"
+    "unreadable",
+    "no_value",
+    "bad_json",
+    "unknown_type",
+    "no_session",
+    "bad_session_id",
+    "key_mismatch",
+    "invalid_field",
 ]
 
 

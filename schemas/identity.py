@@ -5,13 +5,27 @@ from hashlib import sha1
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
 SESSION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+
+def encodable(text: str) -> str:
+    """`text`, if it can be written as UTF-8: JSON can name lone surrogates, which can't.
+
+    Raises:
+        ValueError: it has one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("has a character that is no Unicode (a lone surrogate)") from error
+    return text
+
+
 SessionId = Annotated[str, StringConstraints(pattern=SESSION_ID_PATTERN)]
-InboundId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+InboundId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(encodable)]
 
 MINTED_PREFIX = "s-"
 """Session ids that the ingress made start so. They are unguessable and have a token from birth, so nobody

@@ -15,7 +15,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.errors import InvalidRecord, explain
-from schemas.identity import InboundId, SessionId, derived_inbound_id, is_session_id
+from schemas.identity import InboundId, SessionId, derived_inbound_id, encodable, is_session_id
 
 MAX_TEXT_CHARACTERS = 8_000
 MAX_METADATA_BYTES = 4_096
@@ -34,16 +34,23 @@ def _not_blank(text: Any) -> Any:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_not_blank), StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+Text = Annotated[
+    str,
+    BeforeValidator(_not_blank),
+    StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS),
+    AfterValidator(encodable),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """A reference to a file that the customer added; the bytes are never in the event."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
-    content_type: Annotated[str, StringConstraints(max_length=127)] = "application/octet-stream"
-    url: Annotated[str, StringConstraints(pattern=r"^https://", max_length=2_048)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(encodable)]
+    content_type: Annotated[str, StringConstraints(max_length=127), AfterValidator(encodable)] = (
+        "application/octet-stream"
+    )
+    url: Annotated[str, StringConstraints(pattern=r"^https://", max_length=2_048), AfterValidator(encodable)]
 
 
 def is_too_large(metadata: dict[str, Scalar]) -> bool:
@@ -58,7 +65,7 @@ def _check_metadata(metadata: dict[str, Scalar]) -> dict[str, Scalar]:
     try:
         too_large = is_too_large(metadata)
     except TypeError as error:
-        raise ValueError("has a number of more than 64 bits") from error
+        raise ValueError(f"can't be written as JSON: {error}") from error
     if too_large:
         raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")
     return metadata
@@ -66,7 +73,7 @@ def _check_metadata(metadata: dict[str, Scalar]) -> dict[str, Scalar]:
 
 Metadata = Annotated[dict[str, Scalar], AfterValidator(_check_metadata)]
 """Flat, and at most `MAX_METADATA_BYTES` as JSON."""
-ShortText = Annotated[str, StringConstraints(max_length=128)]
+ShortText = Annotated[str, StringConstraints(max_length=128), AfterValidator(encodable)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from faststream.kafka.message import FAKE_CONSUMER
 from faststream.security import BaseSecurity
 
 from workers.dispatch import Dispatcher
+from workers.polling import SalvagingPoll
 from workers.records import Partition
 
 log = structlog.get_logger(__name__)
@@ -157,6 +158,10 @@ class WorkerApp:
                 dispatcher.refuse({Partition(record.topic, record.partition) for record in records}, error)
 
         await self.app.start()
+        # Nothing was polled yet: the poll loop is a task that has not run since it was made.
+        consumer = self._subscriber.consumer
+        poll = SalvagingPoll(consumer, dispatcher.next_offset, self.consumer.restart_from_committed)
+        consumer.getmany = poll.getmany
         self._committing = asyncio.create_task(dispatcher.commit_regularly(), name="commit-regularly")
 
     async def stop(self) -> None:

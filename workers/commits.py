@@ -17,6 +17,8 @@ class _Partition:
     position: int | None = None
     """The offset after the last one of the prefix; None until something was finished."""
     committed: int | None = None
+    next_offset: int | None = None
+    """The offset after the last one taken."""
 
 
 class CommitTracker(Generic[P]):
@@ -37,7 +39,9 @@ class CommitTracker(Generic[P]):
         self._partitions.pop(partition, None)
 
     def taken(self, partition: P, offset: int) -> None:
-        self._partitions[partition].open.append(offset)
+        state = self._partitions[partition]
+        state.open.append(offset)
+        state.next_offset = offset + 1
 
     def done(self, partition: P, offset: int) -> None:
         """Marks an offset finished; of no effect for a partition that was revoked meanwhile."""
@@ -68,6 +72,11 @@ class CommitTracker(Generic[P]):
         """How many taken offsets hold the prefix back or lie behind one that does."""
         state = self._partitions.get(partition)
         return len(state.open) if state else 0
+
+    def next_offset(self, partition: P) -> int | None:
+        """The offset after the last one taken; None when nothing was, or the partition is not assigned."""
+        state = self._partitions.get(partition)
+        return state.next_offset if state else None
 
     def unfinished_from(self, partition: P) -> int:
         """The lowest offset that was taken and is not done.

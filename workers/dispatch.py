@@ -113,6 +113,10 @@ class Dispatcher:
         """Records taken and not yet below a committable prefix."""
         return sum(self._commits.open_count(partition) for partition in self._assignments)
 
+    def next_offset(self, partition: Partition) -> int | None:
+        """The offset after the last record taken of `partition`; None when nothing was since it was assigned."""
+        return self._commits.next_offset(partition)
+
     def accept(self, records: Iterable[KafkaRecord]) -> None:
         """Takes records, in their partition's order, into the lanes. Doesn't wait and doesn't raise."""
         if self._stopped:

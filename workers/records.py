@@ -39,6 +39,19 @@ class Partition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableRecord:
+    """Stands for a record whose content nobody could get at."""
+
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    key: None = None
+    value: None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """This process's ownership of a partition from one rebalance to the next."""
 
@@ -76,6 +89,9 @@ class Taken:
 
 def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     """Decodes `record`; never raises for what is in it."""
+    if isinstance(record, UnreadableRecord):
+        unreadable = InvalidRecord("unreadable", f"The Kafka client can't decode the record: {record.error}")
+        return Taken(record, assignment, now, None, None, unreadable)
     try:
         event = decode_inbound(record.value, record.key, record.topic, record.partition, record.offset)
     except InvalidRecord as error:

@@ -34,10 +34,12 @@ async def _check_all(settings: Settings) -> int:
     for name, attempt in checks.items():
         try:
             async with asyncio.timeout(10):
-                out.print(f"[green]ok[/green]      {name}: {await attempt(settings)}")
+                outcome, style, text = "ok", "green", await attempt(settings)
         except Exception as error:  # whatever it is, the report names it
             failed += 1
-            out.print(f"[red]failed[/red]  {name}: {error or type(error).__name__}")
+            outcome, style, text = "failed", "red", str(error) or type(error).__name__
+        out.print(f"{outcome:8}", style=style, end="")
+        out.print(f"{name}: {text}", markup=False)
     return failed
 
 

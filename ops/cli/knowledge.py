@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ops import knowledge, wiring
 from ops.cli.console import err, out, prepare, print_json, run
-from ops.errors import OpsError
+from ops.errors import OpsError, UsageError
 from ops.settings import Settings
 from schemas.knowledge import DocumentUpserted
 from schemas.publishing import PublishError
@@ -32,9 +32,15 @@ def add(
 
 async def _add(settings: Settings, files: list[Path]) -> None:
     from ops.processes.worker import load_embedder
-    from workers.retrieval.documents import read_document
+    from workers.retrieval.documents import SUPPORTED_SUFFIXES, read_document
     from workers.retrieval.errors import DocumentError
 
+    for path in files:
+        # Before seconds go into loading the model.
+        if not path.is_file():
+            raise UsageError(f"There is no file {path}")
+        if path.suffix.lower() not in SUPPORTED_SUFFIXES:
+            raise UsageError(f"{path.name}: only {', '.join(sorted(SUPPORTED_SUFFIXES))} files can be added")
     connection = wiring.kafka_connection(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=MAX_DOCUMENT_BYTES)
     topic = wiring.topic_names(settings).knowledge

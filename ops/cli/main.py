@@ -28,7 +28,8 @@ def main() -> None:
     try:
         app()
     except OpsError as error:
-        err.print(f"[red]supportstream:[/red] {error}", markup=True)
+        err.print("supportstream: ", style="red", end="")
+        err.print(str(error), markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,7 +10,7 @@ from ops import wiring
 from ops.cli.console import err, out, prepare, run
 from ops.client import ChatClient
 from ops.metrics import Metrics
-from ops.processes.serving import StopSignal, listen, serve, settle_memory
+from ops.processes.serving import StopSignal, listen, serve, started
 from ops.settings import Settings
 
 Port = Annotated[int | None, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65_535)]
@@ -78,7 +78,7 @@ async def _ingress(settings: Settings) -> None:
         with listen(settings.api_host, settings.api_port) as listener:
             async with ingress_app(settings, connection, store, Metrics()) as (app, edge):
                 stop.then(edge.close_all)
-                settle_memory()
+                started()
                 await serve(app, listener, stop)
     finally:
         await store.close()
@@ -99,7 +99,7 @@ async def _worker(settings: Settings) -> None:
     metrics = Metrics()
     try:
         async with running_worker(settings, connection, store, metrics) as running:
-            settle_memory()
+            started()
             if not settings.worker_port:
                 await stop.wait()
                 return

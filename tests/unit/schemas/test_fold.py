@@ -1,13 +1,12 @@
 """The fold: the only code that changes a session."""
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import SequenceGap
 from schemas.fold import evolve, merge_patch, next_position
-from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar
+from schemas.inbound import Changes, Scalar
 from schemas.replies import ReplyEvent, decode_reply, encode_reply
 from schemas.session import RECENT_IDS, SessionData
 from tests.unit.schemas.events import AT, answered, conversations, deleted, failed, scalars, source, updated
@@ -178,12 +177,6 @@ def test_a_rebuild_does_not_mind_duplicates(events: list[ReplyEvent], data: st.D
 def test_a_stored_session_of_a_newer_version_is_read_without_its_new_fields() -> None:
     session = fold([answered(1)])
     assert SessionData.from_dict({**session.to_dict(), "mood": "sunny"}) == session
-
-
-def test_metadata_stays_within_its_bound_however_many_patches_come() -> None:
-    """The cost of a turn is bounded: a session is written whole with every turn."""
-    session = fold([updated(seq, Changes(metadata={f"key-{seq}": "x" * 3_000})) for seq in range(1, 20)])
-    assert len(orjson.dumps(session.metadata)) <= MAX_METADATA_BYTES
 
 
 def test_the_state_does_not_grow_with_the_conversation() -> None:

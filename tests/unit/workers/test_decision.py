@@ -1,0 +1,25 @@
+"""What events do to a session: the rules that are no part of the fold."""
+
+import pytest
+
+from schemas.inbound import MAX_METADATA_BYTES, Changes
+from schemas.session import SessionData
+from workers.decision import effective
+from workers.errors import PermanentError
+
+SESSION = SessionData(session_id="s1", epoch=1, seq=1, version=1, metadata={"note": "x" * 3_000})
+
+
+def test_metadata_stays_within_its_bound_however_many_patches_come() -> None:
+    """The cost of a turn is bounded: a session is written whole with every turn."""
+    with pytest.raises(PermanentError, match=str(MAX_METADATA_BYTES)):
+        effective(Changes(metadata={"another": "x" * 3_000}), SESSION)
+    assert effective(Changes(metadata={"note": "y" * 3_000}), SESSION).metadata == {"note": "y" * 3_000}
+
+
+def test_of_two_claims_the_first_counts() -> None:
+    claim = Changes(claimed=True)
+    assert effective(claim, None).claimed
+    assert effective(claim, SESSION).claimed
+    claimed = SessionData(session_id="s1", epoch=1, seq=2, version=2, claimed=True)
+    assert effective(claim, claimed).claimed is None
