@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
 
+import orjson
+
 from schemas.errors import InvalidFrame
 from schemas.frames import (
     CancelFrame,
@@ -27,19 +29,30 @@ from schemas.frames import (
     encode_frame,
     frame_of,
 )
-from schemas.replies import ReplyEvent
+from schemas.replies import ReplyEvent, decode_reply
 
 
 class Arrival:
-    """A reply event on its way to sockets; decoded and encoded once, however many sockets there are."""
+    """A reply event on its way to sockets, decoded as far as it is needed, and once, however many sockets there are.
 
-    def __init__(self, event: ReplyEvent) -> None:
-        self.event = event
-        self.at = (event.epoch, event.seq)
+    Raises:
+        ValueError, KeyError, TypeError: the bytes are no reply event.
+    """
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+        self._fields = orjson.loads(value)
+        self.at: tuple[int, int] = (self._fields["epoch"], self._fields["seq"])
+        self.inbound_id: str = self._fields["inbound_id"]
+
+    @cached_property
+    def event(self) -> ReplyEvent:
+        """The whole event, validated."""
+        return decode_reply(self._value)
 
     @cached_property
     def frame(self) -> SequencedFrame:
-        return frame_of(self.event)
+        return frame_of(self._fields)
 
     @cached_property
     def text(self) -> str:

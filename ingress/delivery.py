@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from ingress.connection import Arrival
 from schemas.deltas import decode_delta
 from schemas.frames import DeltaFrame, encode_frame
-from schemas.replies import decode_reply
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +44,9 @@ class Delivery:
         if not subscribers or value is None:
             return
         try:
-            arrival = Arrival(decode_reply(value))
-        except ValidationError as error:
+            arrival = Arrival(value)
+            arrival.text  # noqa: B018  # what can't be shown must fail here, not in a socket
+        except (ValueError, KeyError, TypeError) as error:
             log.error("reply_unreadable", session_id=(key or b"").decode(errors="replace"), error=str(error))
             return
         for subscriber in tuple(subscribers):

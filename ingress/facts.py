@@ -19,7 +19,7 @@ class _Waiter:
         self.fact: asyncio.Future[ReplyEvent] = asyncio.get_running_loop().create_future()
 
     def arrived(self, arrival: Arrival) -> None:
-        if arrival.event.inbound_id == self._inbound_id and not self.fact.done():
+        if arrival.inbound_id == self._inbound_id and not self.fact.done():
             self.fact.set_result(arrival.event)
 
     def delta(self, text: str) -> None:

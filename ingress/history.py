@@ -2,13 +2,12 @@
 
 from ingress.connection import Arrival
 from schemas.frames import Position
-from schemas.replies import decode_reply
 from store.protocol import SessionStore
 
 
 async def arrivals_after(store: SessionStore, session_id: str, seq: int) -> list[Arrival]:
     """The session's newest events that follow `seq`, oldest first, as far back as the store keeps them."""
-    arrivals = [Arrival(decode_reply(event)) for event in await store.events(session_id, seq)]
+    arrivals = [Arrival(event) for event in await store.events(session_id, seq)]
     return [arrival for arrival in arrivals if arrival.at[1] > seq]
 
 
@@ -20,7 +19,7 @@ async def since(store: SessionStore, session_id: str, resume: Position | None) -
     newest = await store.newest_event(session_id)
     if newest is None:
         return (0, 0), []
-    at = Arrival(decode_reply(newest)).at
+    at = Arrival(newest).at
     if resume is None or (resume.epoch, resume.seq) == at:
         return at, []
     missed = await arrivals_after(store, session_id, resume.seq if resume.epoch == at[0] else 0)

@@ -27,7 +27,7 @@ from store.redis import RedisSessionStore
 from store.redis.sessions import LockSettings
 from workers.app import GroupSettings
 from workers.cancellations import Cancellations
-from workers.clock import utc_now
+from workers.clock import utc_now_rfc3339
 from workers.dead_letters import DeadLetters
 from workers.dispatch import Consumer, Dispatcher, DispatchSettings
 from workers.generation.protocol import Generator, Retriever
@@ -197,9 +197,7 @@ def edge_side(
     settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, partitions: int, metrics: Metrics
 ) -> EdgeSide:
     delivery = Delivery()
-    inbound = InboundPublisher(
-        kafka, topic_names(settings), partitions, lambda: utc_now().rfc3339, metrics.inbound_accepted
-    )
+    inbound = InboundPublisher(kafka, topic_names(settings), partitions, utc_now_rfc3339, metrics.inbound_accepted)
     facts = Facts(inbound, delivery, store)
     tokens = SessionTokens(settings.signing_secret(), ttl_seconds=settings.token_ttl_seconds)
     access = SessionAccess(tokens, facts, store, CLAIM_WAIT_SECONDS)

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from schemas.errors import InvalidFrame, explain
 from schemas.identity import InboundId, SessionId
 from schemas.inbound import MAX_ATTACHMENTS, Attachment, Text
-from schemas.replies import Citation, ReplyEvent, SessionDeleted, TurnCompleted, TurnFailed
+from schemas.replies import Citation
 
 SUBPROTOCOL = "support.v1.json"
 MAX_FRAME_BYTES = 64 * 1024
@@ -224,37 +224,38 @@ def encode_frame(frame: ServerFrame) -> str:
     return orjson.dumps(frame).decode()
 
 
-def frame_of(event: ReplyEvent) -> SequencedFrame:
-    """What a customer's socket shows of a reply event."""
-    if isinstance(event, TurnCompleted) and event.reply is not None:
-        return ReplyFrame(
-            epoch=event.epoch,
-            seq=event.seq,
-            id=event.inbound_id,
-            message=event.message.text if event.message else None,
-            text=event.reply.text,
-            citations=event.reply.citations,
-            escalated=event.changes.escalated if event.changes else None,
-            actor=event.actor,
-        )
-    if isinstance(event, TurnFailed):
-        cancelled = event.code == ErrorCode.CANCELLED
-        return ErrorFrame(
-            epoch=event.epoch,
-            seq=event.seq,
-            id=event.inbound_id,
-            code=ErrorCode.CANCELLED if cancelled else ErrorCode.TURN_FAILED,
-            message=event.error,
-            retryable=False,
-        )
-    fields: dict[str, Any] = {
-        "epoch": event.epoch,
-        "seq": event.seq,
-        "id": event.inbound_id,
-        "deleted": isinstance(event, SessionDeleted),
-    }
-    if isinstance(event, TurnCompleted) and event.message is not None:
-        fields["message"] = event.message.text
-    if not isinstance(event, SessionDeleted) and event.changes is not None:
-        fields["escalated"] = event.changes.escalated
-    return SessionFrame(**fields)
+def frame_of(event: Mapping[str, Any]) -> SequencedFrame:
+    """What a customer's socket shows of a reply event.
+
+    Takes the event's JSON fields (`schemas.replies`) as they are: every reply passes here for every socket, and what a
+    worker wrote is valid.
+
+    Raises:
+        KeyError, TypeError: they are not the fields of a reply event.
+    """
+    epoch, seq, inbound_id = event["epoch"], event["seq"], event["inbound_id"]
+    match event["type"]:
+        case "turn.completed" if (reply := event["reply"]) is not None:
+            message, changes = event["message"], event["changes"]
+            return ReplyFrame(
+                epoch=epoch,
+                seq=seq,
+                id=inbound_id,
+                message=message["text"] if message else None,
+                text=reply["text"],
+                citations=reply["citations"],
+                escalated=changes["escalated"] if changes else None,
+                actor=event["actor"],
+            )
+        case "turn.failed":
+            code = ErrorCode.CANCELLED if event["code"] == ErrorCode.CANCELLED else ErrorCode.TURN_FAILED
+            return ErrorFrame(epoch=epoch, seq=seq, id=inbound_id, code=code, message=event["error"], retryable=False)
+    message, changes = event.get("message"), event.get("changes")
+    return SessionFrame(
+        epoch=epoch,
+        seq=seq,
+        id=inbound_id,
+        deleted=event["type"] == "session.deleted",
+        message=message["text"] if message else None,
+        escalated=changes["escalated"] if changes else None,
+    )

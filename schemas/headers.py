@@ -8,15 +8,19 @@ from collections.abc import Sequence
 Headers = Sequence[tuple[str, bytes]]
 
 
+_SPECVERSION = ("ce_specversion", b"1.0")
+_CONTENT_TYPE = ("content-type", b"application/json")
+
+
 def cloud_event_headers(event_id: str, event_type: str, source: str, time: str) -> list[tuple[str, bytes]]:
     """`time` is RFC 3339, `source` a URI reference that names who wrote the record."""
     return [
-        ("ce_specversion", b"1.0"),
+        _SPECVERSION,
         ("ce_id", event_id.encode()),
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
         ("ce_time", time.encode()),
-        ("content-type", b"application/json"),
+        _CONTENT_TYPE,
     ]
 
 

@@ -17,8 +17,16 @@ class Moment:
 
 def utc_now() -> Moment:
     ms = time.time_ns() // 1_000_000
+    return Moment(ms, _rfc3339(ms))
+
+
+def utc_now_rfc3339() -> str:
+    return _rfc3339(time.time_ns() // 1_000_000)
+
+
+def _rfc3339(ms: int) -> str:
     seconds, rest = divmod(ms, 1000)
-    return Moment(ms, f"{_to_the_second(seconds)}.{rest:03d}Z")
+    return f"{_to_the_second(seconds)}.{rest:03d}Z"
 
 
 @lru_cache(maxsize=4)

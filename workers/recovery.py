@@ -52,7 +52,6 @@ class ResilientTurns:
         Raises:
             NotOwner: it is another worker's business now; the offset is not done.
         """
-        attempts = _Attempts(self._settings.attempts, self._observer)
         # The outer boundary of a turn: a programming error, too, must end in the dead letter topic, not in a lane
         # that stands still.
         try:
@@ -60,6 +59,7 @@ class ResilientTurns:
         except NotOwner:
             raise
         except Exception as error:
+            attempts = _Attempts(self._settings.attempts, self._observer)
             final: Exception | None = error
             if attempts.may_retry(error):
                 final = await self._retry(taken, attempts)

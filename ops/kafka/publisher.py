@@ -20,6 +20,8 @@ from schemas.publishing import BrokerUnavailable, Position, Record, RecordTooLar
 
 log = structlog.get_logger(__name__)
 
+HEADROOM_BYTES = 64 * 1024
+"""Only a value this near to the limit is measured with its key and headers."""
 _WATCH_SECONDS = 0.25
 """How exactly the time limit of a send is kept. A timer for each would cost as much as sending."""
 
@@ -54,8 +56,8 @@ class KafkaPublisher:
         await self._current()
 
     async def publish(self, record: Record) -> Position:
-        size = len(record.key or b"") + len(record.value or b"") + sum(len(k) + len(v) for k, v in record.headers)
-        if size > self._max_record_bytes:
+        size = len(record.value or b"")
+        if size > self._max_record_bytes - HEADROOM_BYTES and (size := _size(record)) > self._max_record_bytes:
             raise RecordTooLarge(
                 f"A record of {size} bytes for {record.topic} is over the limit of {self._max_record_bytes}."
             )
@@ -159,3 +161,8 @@ class KafkaPublisher:
 
 def _is_cancelled(task: "asyncio.Task[None] | None") -> bool:
     return task is not None and task.cancelling() > 0
+
+
+def _size(record: Record) -> int:
+    headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers

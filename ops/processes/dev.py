@@ -51,7 +51,7 @@ async def development(settings: Settings, stop: StopSignal, *, broker_port: int 
     """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.api_host, settings.api_port))
-        connection = await _broker(settings, broker_port, stack)
+        connection = await _broker(settings, broker_port, stack, stop)
         # Loading the model takes seconds; the broker has started meanwhile.
         embedder = await load_embedder(settings)
         stack.push_async_callback(asyncio.to_thread, embedder.close)
@@ -74,7 +74,7 @@ async def development(settings: Settings, stop: StopSignal, *, broker_port: int 
         yield Development(_url(settings.api_host, listener), connection.bootstrap_servers)
 
 
-async def _broker(settings: Settings, port: int | None, stack: AsyncExitStack) -> KafkaConnection:
+async def _broker(settings: Settings, port: int | None, stack: AsyncExitStack, stop: StopSignal) -> KafkaConnection:
     if settings.kafka_bootstrap_servers is not None:
         return wiring.kafka_connection(settings)
     if port is not None:
@@ -87,6 +87,7 @@ async def _broker(settings: Settings, port: int | None, stack: AsyncExitStack) -
     except ServerError as error:
         raise OpsError(str(error)) from error
     stack.callback(broker.stop)
+    stop.at_once(broker.server.kill)
     connection = wiring.kafka_connection(
         settings.model_copy(update={"kafka_bootstrap_servers": broker.bootstrap_servers})
     )

@@ -23,6 +23,7 @@ class StopSignal:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
+        self._last_acts: list[Callable[[], None]] = []
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._received)
@@ -34,6 +35,10 @@ class StopSignal:
         """Calls `callback` when the signal comes."""
         self._callbacks.append(callback)
 
+    def at_once(self, last_act: Callable[[], None]) -> None:
+        """Calls `last_act` when a second signal ends the process."""
+        self._last_acts.append(last_act)
+
     def set(self) -> None:
         if not self._event.is_set():
             self._event.set()
@@ -42,6 +47,8 @@ class StopSignal:
 
     def _received(self) -> None:
         if self._event.is_set():
+            for last_act in self._last_acts:
+                last_act()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)

@@ -19,12 +19,12 @@ from schemas.frames import (
     Position,
     TypingFrame,
 )
-from schemas.replies import ReplyEvent, SessionDeleted
+from schemas.replies import ReplyEvent, SessionDeleted, encode_reply
 from tests.unit.schemas.events import answered, conversations
 
 
 def arrival(seq: int, epoch: int = 1_000) -> Arrival:
-    return Arrival(answered(seq, epoch=epoch))
+    return Arrival(encode_reply(answered(seq, epoch=epoch)))
 
 
 def frames(commands: list[Command]) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ class Log:
         current = self.events[: self.stored]
         if current and isinstance(current[-1], SessionDeleted):
             current = current[-1:]
-        return [Arrival(e) for e in current if e.epoch == current[-1].epoch and e.seq > seq][-50:]
+        return [Arrival(encode_reply(e)) for e in current if e.epoch == current[-1].epoch and e.seq > seq][-50:]
 
     @property
     def newest(self) -> tuple[int, int]:
@@ -226,12 +226,12 @@ def interleave(log: Log, data: st.DataObject) -> tuple[list[tuple[int, int]], tu
                 log.stored += 1
             case "publish" if log.published < log.stored:
                 log.published += 1
-                do(connection.arrived(Arrival(log.events[log.published - 1])))
+                do(connection.arrived(Arrival(encode_reply(log.events[log.published - 1]))))
             case "lose" if log.published < log.stored:
                 log.published += 1
             case "repeat" if log.published:
                 again = data.draw(st.integers(0, log.published - 1))
-                do(connection.arrived(Arrival(log.events[again])))
+                do(connection.arrived(Arrival(encode_reply(log.events[again]))))
             case "open" if connection.state is State.OPENING:
                 start = log.newest
                 do(connection.opened("s1", "token", None, start, []))

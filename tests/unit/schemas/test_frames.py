@@ -18,6 +18,7 @@ from schemas.frames import (
     MessageFrame,
     Position,
     ReplyFrame,
+    SequencedFrame,
     SessionFrame,
     TypingFrame,
     decode_client_frame,
@@ -25,8 +26,12 @@ from schemas.frames import (
     frame_of,
 )
 from schemas.inbound import Changes
-from schemas.replies import ReplyEvent
+from schemas.replies import ReplyEvent, encode_reply
 from tests.unit.schemas.events import answered, conversations, deleted, failed, updated
+
+
+def shown_of(event: ReplyEvent) -> SequencedFrame:
+    return frame_of(orjson.loads(encode_reply(event)))
 
 
 @pytest.mark.parametrize(
@@ -78,28 +83,28 @@ def test_arbitrary_frames_never_raise_anything_but_invalid_frame(data: str | byt
 
 
 def test_a_reply_shows_both_sides_and_its_place() -> None:
-    frame = frame_of(answered(4, text="Where is it?", changes=Changes(escalated=True)))
+    frame = shown_of(answered(4, text="Where is it?", changes=Changes(escalated=True)))
     assert isinstance(frame, ReplyFrame)
     assert (frame.epoch, frame.seq, frame.id) == (1_000, 4, "m4")
     assert (frame.message, frame.text, frame.escalated) == ("Where is it?", "Answer to m4.", True)
 
 
 def test_a_failure_is_an_error_frame_with_its_place_and_a_cancelled_turn_says_so() -> None:
-    broken = frame_of(failed(2, inbound_id="m2"))
+    broken = shown_of(failed(2, inbound_id="m2"))
     assert isinstance(broken, ErrorFrame)
     assert (broken.code, broken.id, broken.seq) == (ErrorCode.TURN_FAILED, "m2", 2)
-    cancelled = frame_of(failed(2, inbound_id="m2", redrivable=False, code="cancelled"))
+    cancelled = shown_of(failed(2, inbound_id="m2", redrivable=False, code="cancelled"))
     assert isinstance(cancelled, ErrorFrame)
     assert cancelled.code == ErrorCode.CANCELLED
 
 
 def test_other_changes_are_session_frames_that_show_no_more_than_they_must() -> None:
     """X: metadata and user ids of a session are nobody's business on the socket."""
-    frame = frame_of(updated(1, Changes(escalated=True, user_id="CANARY", metadata={"note": "CANARY"})))
+    frame = shown_of(updated(1, Changes(escalated=True, user_id="CANARY", metadata={"note": "CANARY"})))
     assert isinstance(frame, SessionFrame)
     assert frame.escalated
     assert "CANARY" not in encode_frame(frame)
-    gone = frame_of(deleted(2))
+    gone = shown_of(deleted(2))
     assert isinstance(gone, SessionFrame)
     assert gone.deleted
 
@@ -108,5 +113,5 @@ def test_other_changes_are_session_frames_that_show_no_more_than_they_must() -> 
 def test_every_reply_event_takes_its_place_on_the_socket(events: list[ReplyEvent]) -> None:
     """Every seq is visible to clients, or they would see a gap that nothing fills."""
     for event in events:
-        shown = orjson.loads(encode_frame(frame_of(event)))
+        shown = orjson.loads(encode_frame(shown_of(event)))
         assert (shown["epoch"], shown["seq"], shown["id"]) == (event.epoch, event.seq, event.inbound_id)
