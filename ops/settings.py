@@ -178,9 +178,10 @@ def load_settings(**overrides: object) -> Settings:
     for name in sorted(os.environ):
         if name in known or not name.startswith(_OURS):
             continue
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        ours_alone = name.startswith("SESSION_")
         # Other programs read KAFKA_* and REDIS_* as well; only a name that is nearly ours is a mistake.
-        if close or name.startswith("SESSION_"):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if ours_alone else 0.85)
+        if close or ours_alone:
             raise UsageError(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
     try:
         return Settings(**overrides)  # type: ignore[arg-type]

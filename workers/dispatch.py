@@ -156,7 +156,7 @@ class Dispatcher:
         self._prepare_soon(self._prepare(partitions))
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
-        """Ends owning `partitions`: running turns get `drain_timeout` to finish, what is done is committed, the rest
+        """Ends owning `partitions`: what was taken gets `drain_timeout` to finish, what is done is committed, the rest
         is left to whoever is next."""
         partitions = set(partitions)
         self._revoking |= partitions
@@ -165,16 +165,14 @@ class Dispatcher:
             task.cancel()
         if preparing:
             await asyncio.wait(preparing)
+        await self._drain(partitions)
         for partition in partitions:
             self._drop_waiting(partition)
-        running = [task for work, task in self._tasks.items() if work.partition in partitions]
-        if running:
-            _, late = await asyncio.wait(running, timeout=self._settings.drain_timeout)
+        if late := [task for work, task in self._tasks.items() if work.partition in partitions]:
+            log.warning("turns_abandoned", count=len(late), drained_seconds=self._settings.drain_timeout)
             for task in late:
                 task.cancel()
-            if late:
-                log.warning("turns_abandoned", count=len(late), drained_seconds=self._settings.drain_timeout)
-                await asyncio.wait(late)
+            await asyncio.wait(late)
         await self.commit()
         for partition in partitions:
             self._commits.revoke(partition)
@@ -184,6 +182,17 @@ class Dispatcher:
             self._unready.discard(partition)
             self._revoking.discard(partition)
             self.refused.pop(partition, None)
+
+    async def _drain(self, partitions: set[Partition]) -> None:
+        """Waits, within limits, for all that was taken of `partitions`. Also for what waits in lanes: a record that is
+        dropped holds back the commit of those behind it that are done, and they would be published again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain_timeout
+        while self._lanes.holds(partitions) and (left := deadline - loop.time()) > 0:
+            if self._tasks:
+                await asyncio.wait(self._tasks.values(), timeout=left)
+            else:
+                await asyncio.sleep(0)
 
     async def commit(self) -> None:
         """Commits the contiguous prefix of done offsets: first in the store, then in the group, so that the group is

@@ -4,7 +4,7 @@ The scheduler decides what may run; a shell (`workers.dispatch`) runs it.
 """
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -86,6 +86,12 @@ class Lanes(Generic[P, T]):
                 del self._lanes[key]
                 self._ready.remove(key)
         return dropped
+
+    def holds(self, partitions: Container[P]) -> bool:
+        """Whether anything of these partitions waits or runs."""
+        return any(work.partition in partitions for work in self._running) or any(
+            work.partition in partitions for lane in self._lanes.values() for work in lane.waiting
+        )
 
     def running(self, partition: P | None = None) -> set[Work[P, T]]:
         """What runs now, of one partition or of all."""
