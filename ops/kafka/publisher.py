@@ -16,7 +16,6 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import RecordMetadata
 
-from ops.kafka.batches import BatchSender
 from schemas.publishing import BrokerUnavailable, Position, Record, RecordTooLarge
 
 log = structlog.get_logger(__name__)
@@ -45,10 +44,10 @@ class KafkaPublisher:
         self._make_producer = make_producer
         self._timeout = timeout_seconds
         self._max_record_bytes = max_record_bytes
-        self._producer: _Producer | None = None
+        self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
-        self._deadlines: deque[tuple[float, asyncio.Future[Position]]] = deque()
+        self._deadlines: deque[tuple[float, asyncio.Future[RecordMetadata]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._clock = time.monotonic
 
@@ -62,25 +61,28 @@ class KafkaPublisher:
             raise RecordTooLarge(
                 f"A record of {size} bytes for {record.topic} is over the limit of {self._max_record_bytes}."
             )
-        current = self._producer
-        delivery: asyncio.Future[Position] | None = None
+        producer = self._producer
+        delivery: asyncio.Future[RecordMetadata] | None = None
         try:
-            if current is None:
-                current = await self._current()
-            delivery = await current.send(record)
+            if producer is None:
+                producer = await self._current()
+            delivery = await producer.send(
+                record.topic, record.value, record.key, record.partition, None, record.headers
+            )
             self._watch(delivery)
-            return await delivery
+            metadata = await delivery
         except asyncio.CancelledError:
             if delivery is None or not delivery.cancelled() or _is_cancelled(asyncio.current_task()):
                 raise
-            self._retire(current)
+            self._retire(producer)
             raise BrokerUnavailable(f"Kafka did not take a record for {record.topic} in {self._timeout:g} s.") from None
         except (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError) as error:
-            self._retire(current)
+            self._retire(producer)
             raise RecordTooLarge(f"The broker refused a record of {size} bytes for {record.topic}.") from error
         except (KafkaError, OSError) as error:
-            self._retire(current)
+            self._retire(producer)
             raise BrokerUnavailable(f"Kafka did not take a record for {record.topic}: {error}") from error
+        return Position(metadata.topic, metadata.partition, metadata.offset)
 
     async def partitions_of(self, topic: str) -> int:
         """How many partitions `topic` has.
@@ -88,17 +90,17 @@ class KafkaPublisher:
         Raises:
             BrokerUnavailable: no broker answers, or there is no such topic.
         """
-        current = await self._current()
+        producer = await self._current()
         try:
             async with asyncio.timeout(self._timeout):
-                return len(await current.producer.partitions_for(topic))
+                return len(await producer.partitions_for(topic))
         except (KafkaError, TimeoutError, OSError) as error:
             raise BrokerUnavailable(f"Topic {topic} is not there. Create it: supportstream topics create") from error
 
     async def check(self) -> None:
         """Raises BrokerUnavailable unless a broker answers now."""
-        current = await self._current()
-        if not await current.producer.client.force_metadata_update():
+        producer = await self._current()
+        if not await producer.client.force_metadata_update():
             raise BrokerUnavailable("No Kafka broker answers.")
 
     async def close(self) -> None:
@@ -110,7 +112,7 @@ class KafkaPublisher:
         if self._retired:
             await asyncio.wait(self._retired, timeout=self._timeout)
 
-    def _watch(self, delivery: "asyncio.Future[Position]") -> None:
+    def _watch(self, delivery: "asyncio.Future[RecordMetadata]") -> None:
         """Bounds the delivery in time. One timer for all: deadlines come in the order of sending."""
         self._deadlines.append((self._clock() + self._timeout, delivery))
         if self._timer is None:
@@ -125,7 +127,7 @@ class KafkaPublisher:
         if self._deadlines:
             self._timer = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._give_up_on_late)
 
-    async def _current(self) -> "_Producer":
+    async def _current(self) -> AIOKafkaProducer:
         async with self._starting:
             if self._producer is None:
                 producer = self._make_producer()
@@ -138,14 +140,14 @@ class KafkaPublisher:
                 except BaseException:
                     await producer.stop()
                     raise
-                self._producer = _Producer(producer)
+                self._producer = producer
             return self._producer
 
-    def _retire(self, current: "_Producer | None") -> None:
-        if current is None or current is not self._producer:
+    def _retire(self, producer: AIOKafkaProducer | None) -> None:
+        if producer is None or producer is not self._producer:
             return
         self._producer = None
-        task = asyncio.create_task(self._stop(current.producer), name="retired-producer")
+        task = asyncio.create_task(self._stop(producer), name="retired-producer")
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
@@ -155,34 +157,6 @@ class KafkaPublisher:
                 await producer.stop()
         except (KafkaError, KafkaTimeoutError, TimeoutError, OSError) as error:
             log.warning("producer_stop_failed", error=str(error) or type(error).__name__)
-
-
-class _Producer:
-    """A started producer, and what sends through it."""
-
-    def __init__(self, producer: AIOKafkaProducer) -> None:
-        self.producer = producer
-        self._batches = BatchSender(producer)
-
-    async def send(self, record: Record) -> "asyncio.Future[Position]":
-        if record.partition is not None:
-            return self._batches.send(record, record.partition)
-        # The producer's own partitioner decides.
-        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
-        delivery = await self.producer.send(record.topic, record.value, record.key, headers=record.headers)
-        delivery.add_done_callback(lambda done: _pass_on(done, future))
-        return future
-
-
-def _pass_on(delivery: "asyncio.Future[RecordMetadata]", future: "asyncio.Future[Position]") -> None:
-    error = KafkaError("the producer was stopped") if delivery.cancelled() else delivery.exception()
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        metadata = delivery.result()
-        future.set_result(Position(metadata.topic, metadata.partition, metadata.offset))
 
 
 def _is_cancelled(task: "asyncio.Task[None] | None") -> bool:

@@ -44,42 +44,22 @@ class FakeProducer:
         if self.stop_error is not None:
             raise self.stop_error
 
-    def create_batch(self) -> "FakeBatch":
-        return FakeBatch()
-
-    async def send_batch(self, batch: "FakeBatch", topic: str, *, partition: int) -> "asyncio.Future[RecordMetadata]":
+    async def send(self, *arguments: Any) -> "asyncio.Future[RecordMetadata]":
         if self.send_error is not None:
             raise self.send_error
-        first = len(self.sent)
-        self.sent += [(topic, value, key, partition, headers) for key, value, headers in batch.records]
+        self.sent.append(arguments)
         delivery: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
         self.deliveries.append(delivery)
+        topic, partition = arguments[0], arguments[3] or 0
         if self.delivery_error is not None:
             delivery.set_exception(self.delivery_error)
         elif self.delivers:
             place = TopicPartition(topic, partition)
-            delivery.set_result(RecordMetadata(topic, partition, place, first, -1, 0, 0))
+            delivery.set_result(RecordMetadata(topic, partition, place, len(self.sent) - 1, -1, 0, 0))
         return delivery
 
     async def partitions_for(self, topic: str) -> set[int]:
         return {0, 1, 2}
-
-
-class FakeBatch:
-    """Takes up to `ROOM` records."""
-
-    ROOM = 100
-
-    def __init__(self) -> None:
-        self.records: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = []
-
-    def append(
-        self, *, timestamp: float | None, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
-    ) -> object | None:
-        if len(self.records) == self.ROOM:
-            return None
-        self.records.append((key, value, headers))
-        return object()
 
 
 class Factory:
@@ -112,7 +92,7 @@ async def test_a_record_is_sent_whole_and_its_place_returned() -> None:
     factory = Factory()
     publisher = KafkaPublisher(factory)
     assert await publisher.publish(RECORD) == Position("t", 3, 0)
-    assert factory.made[0].sent == [("t", b"v", b"k", 3, [("h", b"1")])]
+    assert factory.made[0].sent == [("t", b"v", b"k", 3, None, [("h", b"1")])]
     assert await publisher.partitions_of("t") == 3
     await publisher.close()
     assert (factory.made[0].started, factory.made[0].stopped) == (1, 1)
@@ -130,8 +110,8 @@ async def test_a_record_that_is_too_large_is_refused_before_it_is_sent() -> None
     """An oversize batch can break an idempotent producer for everyone."""
     factory = Factory()
     publisher = KafkaPublisher(factory, max_record_bytes=10)
-    await publisher.publish(Record("t", b"k", b"v" * 7, 3, headers=[("h", b"1")]))
-    for record in (Record("t", b"k", b"v" * 10, 3), Record("t", None, b"v", 3, headers=[("h", b"1" * 9)])):
+    await publisher.publish(Record("t", b"k", b"v" * 7, headers=[("h", b"1")]))
+    for record in (Record("t", b"k", b"v" * 10), Record("t", None, b"v", headers=[("h", b"1" * 9)])):
         with pytest.raises(RecordTooLarge, match="11 bytes"):
             await publisher.publish(record)
     assert len(factory.made[0].sent) == 1
@@ -163,7 +143,7 @@ async def test_many_failures_of_one_producer_replace_it_once() -> None:
     factory = Factory(broken(delivers=False))
     publisher = KafkaPublisher(factory)
     publishing = asyncio.gather(*(publisher.publish(RECORD) for _ in range(50)), return_exceptions=True)
-    await until(lambda: bool(factory.made) and len(factory.made[0].sent) == 50)
+    await until(lambda: bool(factory.made) and len(factory.made[0].deliveries) == 50)
     for delivery in factory.made[0].deliveries:
         delivery.set_exception(KafkaConnectionError())
     outcomes = await publishing
@@ -224,43 +204,4 @@ async def test_a_producer_that_cannot_be_stopped_hinders_nobody() -> None:
     with pytest.raises(BrokerUnavailable):
         await publisher.publish(RECORD)
     await publisher.publish(RECORD)
-    await publisher.close()
-
-
-async def test_what_is_published_at_once_leaves_in_one_batch_and_everyone_learns_their_own_place() -> None:
-    factory = Factory()
-    publisher = KafkaPublisher(factory)
-    await publisher.publish(RECORD)
-    positions = await asyncio.gather(*(publisher.publish(RECORD) for _ in range(30)))
-    assert [position.offset for position in positions] == list(range(1, 31)), "in the order of publishing"
-    assert len(factory.made[0].deliveries) == 2
-    await publisher.close()
-
-
-async def test_what_comes_while_a_batch_is_under_way_leaves_in_the_next_in_order() -> None:
-    """O"""
-    factory = Factory(broken(delivers=False))
-    publisher = KafkaPublisher(factory)
-    records = [Record("t", b"k", str(number).encode(), 3) for number in range(250)]
-    publishing = asyncio.gather(*(publisher.publish(record) for record in records))
-    producer_of = factory.made
-    for batch in range(3):
-        await until(lambda batch=batch: bool(producer_of) and len(producer_of[0].deliveries) == batch + 1)  # type: ignore[misc]
-        first = batch * FakeBatch.ROOM
-        place = TopicPartition("t", 3)
-        producer_of[0].deliveries[batch].set_result(RecordMetadata("t", 3, place, first, -1, 0, 0))
-    assert [position.offset for position in await publishing] == list(range(250))
-    assert [value for _, value, *_ in producer_of[0].sent] == [record.value for record in records]
-    await publisher.close()
-
-
-async def test_a_large_record_travels_alone() -> None:
-    """A broker that refuses it for its size must refuse no other."""
-    factory = Factory()
-    publisher = KafkaPublisher(factory)
-    await publisher.publish(RECORD)
-    values = [b"a", b"b" * 50_000, b"c"]
-    await asyncio.gather(*(publisher.publish(Record("t", b"k", value, 3)) for value in values))
-    assert [value for _, value, *_ in factory.made[0].sent][1:] == values
-    assert len(factory.made[0].deliveries) == 4
     await publisher.close()
