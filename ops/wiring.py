@@ -147,7 +147,6 @@ def worker_parts(
         store=store,
         l1=l1,
         cancellations=cancellations,
-        observer=observer,
         consumer=consumer,
         settings=DispatchSettings(
             concurrency=settings.worker_concurrency,

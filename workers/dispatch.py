@@ -18,7 +18,6 @@ from workers.cancellations import Cancellations
 from workers.commits import CommitTracker
 from workers.errors import NotOwner
 from workers.lanes import Lanes, Work
-from workers.observer import Observer
 from workers.records import Assignment, KafkaRecord, Partition, Taken, take
 
 log = structlog.get_logger(__name__)
@@ -75,7 +74,6 @@ class Dispatcher:
         store: SessionStore,
         l1: L1Cache,
         cancellations: Cancellations,
-        observer: Observer,
         consumer: Consumer,
         settings: DispatchSettings,
     ) -> None:
@@ -83,7 +81,6 @@ class Dispatcher:
         self._store = store
         self._l1 = l1
         self._cancellations = cancellations
-        self._observer = observer
         self._consumer = consumer
         self._settings = settings
         self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
@@ -102,7 +99,6 @@ class Dispatcher:
         self._stopped = False
         self.refused: dict[Partition, str] = {}
         """Partitions that can't be worked on, and why; shown by the readiness check."""
-        self.last_progress = time.monotonic()
 
     @property
     def assignments(self) -> dict[Partition, Assignment]:
@@ -209,7 +205,6 @@ class Dispatcher:
                 log.warning("commit_failed", error=str(error) or type(error).__name__)
                 return
             self._commits.committed(offsets)
-            self.last_progress = time.monotonic()
 
     async def commit_regularly(self) -> None:
         """Commits every `commit_interval` until cancelled."""
@@ -248,7 +243,6 @@ class Dispatcher:
             self._commits.assign(partition)
             self._assignments[partition] = Assignment(partition, self._generation, fence, done_below)
             self._consumer.resume(partition)
-        self.last_progress = time.monotonic()
         log.info("partitions_ready", count=len(partitions), fence=fence.token)
 
     async def _right_to(self, partitions: list[Partition]) -> tuple[Fence, dict[str, int], dict[Partition, int]]:

@@ -97,11 +97,6 @@ class Lanes(Generic[P, T]):
         """What runs now, of one partition or of all."""
         return {work for work in self._running if partition is None or work.partition == partition}
 
-    def waiting_in(self, lane: str) -> list[T]:
-        """The items that wait behind the head of `lane`."""
-        found = self._lanes.get(lane)
-        return [work.item for work in found.waiting] if found else []
-
     @property
     def waiting(self) -> int:
         """How many works wait, over all lanes."""

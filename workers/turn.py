@@ -39,7 +39,6 @@ from workers.records import Taken
 
 log = structlog.get_logger(__name__)
 
-Decide = Callable[[SessionData | None], ReplyEvent]
 NO_RETRIEVAL = Retrieval()
 
 

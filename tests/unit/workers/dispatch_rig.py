@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 
 from store.l1 import L1Cache
 from store.memory import MemorySessionStore
-from tests.unit.workers.fakes import TOPICS, FakeRecord, RecordingObserver, inbound, until
+from tests.unit.workers.fakes import TOPICS, FakeRecord, inbound, until
 from workers.cancellations import Cancellations
 from workers.dispatch import Dispatcher, DispatchSettings
 from workers.records import Partition, Taken
@@ -128,7 +128,6 @@ class Rig:
             store=self.store,
             l1=self.l1,
             cancellations=self.cancellations,
-            observer=RecordingObserver(),
             consumer=self.consumer,
             settings=DispatchSettings(concurrency=8, max_open_per_partition=max_open, drain_timeout=drain),
         )
