@@ -29,6 +29,7 @@ from schemas.frames import (
     encode_frame,
     frame_of,
 )
+from schemas.frozen import frozen
 from schemas.replies import ReplyEvent, decode_reply
 
 
@@ -59,35 +60,35 @@ class Arrival:
         return encode_frame(self.frame)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Send:
     """Put this text frame on the socket."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Open:
     """Authorize the client, subscribe, read the store, and call `opened`."""
 
     hello: Hello
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Publish:
     """Publish what the client asks for; answer with `accepted` where it expects that."""
 
     frame: MessageFrame | CancelFrame | FeedbackFrame
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class CatchUp:
     """Read the session's events after `after_seq` from the store and call `caught_up`."""
 
     after_seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Close:
     """Close the socket."""
 

@@ -8,10 +8,11 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 
 from ingress.access import SessionAccess
 from ingress.delivery import Delivery
-from ingress.edge import Edge, EdgeParts, EdgeSettings
+from ingress.edge import Edge
 from ingress.facts import Facts
 from ingress.inbound import InboundPublisher
 from ingress.origins import OriginPolicy
+from ingress.socket import SocketParts, SocketSettings
 from ingress.tokens import SessionTokens
 from ops.errors import UsageError
 from ops.kafka.connection import KafkaConnection
@@ -202,15 +203,15 @@ def edge_side(
     access = SessionAccess(tokens, facts, store, CLAIM_WAIT_SECONDS)
     origins = OriginPolicy(frozenset(settings.cors_origins))
     edge = Edge(
-        EdgeParts(
+        SocketParts(
             access=access,
             inbound=inbound,
             delivery=delivery,
             store=store,
-            origins=origins,
             observer=metrics,
-            settings=EdgeSettings(outbox_frames=settings.socket_outbox_frames),
-        )
+            settings=SocketSettings(outbox_frames=settings.socket_outbox_frames),
+        ),
+        origins,
     )
     return EdgeSide(edge, access, facts, delivery, origins)
 

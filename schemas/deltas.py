@@ -1,14 +1,13 @@
 """Deltas: pieces of an answer while it is made. Short-lived and best effort; the reply is the truth."""
 
-from dataclasses import dataclass
-
 import orjson
 from pydantic import TypeAdapter
 
+from schemas.frozen import frozen
 from schemas.identity import InboundId, SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Delta:
     """The `n`-th piece (from 0) of the answer to the inbound event `inbound_id`."""
 

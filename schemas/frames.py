@@ -4,7 +4,7 @@ A client says `hello` first and gets `welcome`; then it sends messages. `accepte
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ import orjson
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.errors import InvalidFrame, explain
+from schemas.frozen import frozen
 from schemas.identity import InboundId, SessionId
 from schemas.inbound import MAX_ATTACHMENTS, Attachment, Text
 from schemas.replies import Citation
@@ -42,6 +43,7 @@ class CloseCode(IntEnum):
     """Codes that the server closes with (RFC 6455 §7.4, the IANA registry, and 4000 to 4999 for our own)."""
 
     GOING_AWAY = 1001
+    INVALID_DATA = 1007
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     SERVICE_RESTART = 1012
@@ -53,7 +55,7 @@ class CloseCode(IntEnum):
     HELLO_TIMEOUT = 4408
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Position:
     """The newest reply that a client has seen."""
 
@@ -61,7 +63,7 @@ class Position:
     seq: Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Hello:
     """Opens or resumes a session. Without `session_id` the server makes one."""
 
@@ -71,7 +73,7 @@ class Hello:
     resume: Position | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MessageFrame:
     """The customer says something; `id` makes a repeated send harmless."""
 
@@ -81,7 +83,7 @@ class MessageFrame:
     attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CancelFrame:
     """Stops the answer to the message `id`."""
 
@@ -89,7 +91,7 @@ class CancelFrame:
     id: InboundId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FeedbackFrame:
     """Judges the reply at `seq`: -1, 0 or 1."""
 
@@ -98,7 +100,7 @@ class FeedbackFrame:
     score: Annotated[int, Field(ge=-1, le=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TypingFrame:
     """The customer is typing; a hint that is kept nowhere."""
 
@@ -139,7 +141,7 @@ def decode_client_frame(data: str | bytes) -> ClientFrame:
         raise InvalidFrame(ErrorCode.INVALID_FIELD, explain(error)) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ReplyFrame:
     """An answer. `id` is the message that it answers (absent where an operator spoke first), `message` its text,
     so that every window on the session can show both sides."""
@@ -156,7 +158,7 @@ class ReplyFrame:
     actor: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SessionFrame:
     """The session changed otherwise: fields were updated, a message arrived while a person holds it, or it is gone."""
 
@@ -169,7 +171,7 @@ class SessionFrame:
     escalated: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ErrorFrame:
     """Something was refused or failed. `id` is the message concerned, (`epoch`, `seq`) its place if it took one."""
 
@@ -182,7 +184,7 @@ class ErrorFrame:
     seq: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Accepted:
     """Kafka has the message `id`: it will be answered, whatever fails."""
 
@@ -190,7 +192,7 @@ class Accepted:
     id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DeltaFrame:
     """The `n`-th piece of the answer to `id`."""
 
@@ -203,7 +205,7 @@ class DeltaFrame:
 SequencedFrame = ReplyFrame | SessionFrame | ErrorFrame
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Welcome:
     """The session is open at (`epoch`, `seq`). `recovered`: `missed` has everything since the client's position."""
 

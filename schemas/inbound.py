@@ -7,7 +7,7 @@ The least that another system must send is a record with the session id as key a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.errors import InvalidRecord, explain
+from schemas.frozen import frozen
 from schemas.identity import InboundId, SessionId, derived_inbound_id, encodable, is_session_id
 
 MAX_TEXT_CHARACTERS = 8_000
@@ -42,7 +43,7 @@ Text = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Attachment:
     """A reference to a file that the customer added; the bytes are never in the event."""
 
@@ -76,7 +77,7 @@ Metadata = Annotated[dict[str, Scalar], AfterValidator(_check_metadata)]
 ShortText = Annotated[str, StringConstraints(max_length=128), AfterValidator(encodable)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Changes:
     """A patch of a session: what is None stays. `metadata` is merged, a null in it removes the key (RFC 7396)."""
 
@@ -88,7 +89,7 @@ class Changes:
     claimed: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Inbound:
     """What every inbound event has."""
 
@@ -97,7 +98,7 @@ class Inbound:
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Message(Inbound):
     """A customer's message: it becomes one turn."""
 
@@ -109,7 +110,7 @@ class Message(Inbound):
     sent_at: Rfc3339 | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SessionUpdate(Inbound):
     """Asks to change fields of the session."""
 
@@ -117,14 +118,14 @@ class SessionUpdate(Inbound):
     changes: Changes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SessionDelete(Inbound):
     """Asks to forget the session."""
 
     type: Literal["session.delete"] = "session.delete"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Cancel(Inbound):
     """Asks to stop the answer to the message `target`; without effect once it is committed."""
 
@@ -132,7 +133,7 @@ class Cancel(Inbound):
     target: InboundId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Feedback(Inbound):
     """A customer's judgement of the reply at `seq`: -1 bad, 0 withdrawn, 1 good."""
 
@@ -141,7 +142,7 @@ class Feedback(Inbound):
     score: Annotated[int, Field(ge=-1, le=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class OperatorMessage(Inbound):
     """A person answers instead of the assistant."""
 

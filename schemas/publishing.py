@@ -1,7 +1,9 @@
 """What ingress and workers ask of a Kafka producer; `ops.kafka.publisher` keeps it."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
+
+from schemas.frozen import frozen
 
 
 class PublishError(Exception):
@@ -16,7 +18,7 @@ class RecordTooLarge(PublishError):
     """The record is larger than the topic takes. Trying again won't help."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Record:
     """One record to publish. `partition` None lets the default partitioner (murmur2 of the key) choose."""
 
@@ -27,7 +29,7 @@ class Record:
     headers: list[tuple[str, bytes]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Position:
     """Where Kafka put a record."""
 

@@ -4,19 +4,20 @@ An event carries everything that its effect on the session needs, so the fold (`
 Dataclasses, not models: a worker makes them from what is validated already, so only reading validates.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 import orjson
 from pydantic import Field, TypeAdapter
 
+from schemas.frozen import frozen
 from schemas.identity import InboundId, SessionId
 from schemas.inbound import Attachment, Changes, Rfc3339, Scalar
 
 Actor = Literal["customer", "agent", "operator", "system"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Source:
     """The inbound record that an event answers."""
 
@@ -25,7 +26,7 @@ class Source:
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Citation:
     """A passage that a claim of the reply rests on; `[n]` in the text is the n-th citation, from 1."""
 
@@ -37,7 +38,7 @@ class Citation:
     """Cosine similarity of question and passage, -1 to 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Reply:
     """What the customer reads."""
 
@@ -49,7 +50,7 @@ class Reply:
     """0 to 1; None where the generator has no measure of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CustomerMessage:
     """The inbound message as it was accepted."""
 
@@ -61,7 +62,7 @@ class CustomerMessage:
     sent_at: Rfc3339 | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Fact:
     """What every reply event has. `seq` counts the events of one epoch of a session from 1 without gaps;
     `version` is the store's compare-and-set number after it, and never restarts while the store remembers the session.
@@ -83,7 +84,7 @@ class Fact:
     still recognised."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TurnCompleted(Fact):
     """One message and its reply, applied to the session as one step. A turn without a message is an operator
     speaking; one without a reply is a message received while a person holds the session."""
@@ -95,7 +96,7 @@ class TurnCompleted(Fact):
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TurnFailed(Fact):
     """The message was not answered: it is in the dead letter topic (`code` says why) or was cancelled."""
 
@@ -107,7 +108,7 @@ class TurnFailed(Fact):
     """Whether the record may come again, from the dead letter topic, and shall then be answered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SessionUpdated(Fact):
     """Fields of the session changed, or feedback about a reply was noted."""
 
@@ -116,7 +117,7 @@ class SessionUpdated(Fact):
     feedback: dict[str, int] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SessionDeleted(Fact):
     """The session is gone; a later message begins a new epoch."""
 

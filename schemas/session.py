@@ -1,10 +1,12 @@
 """The state of a session, as `schemas.fold.evolve` makes it from reply events."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
+from dataclasses import fields as fields_of
 from typing import Any, Self
 
 import orjson
 
+from schemas.frozen import frozen
 from schemas.inbound import Scalar
 
 RECENT_IDS = 32
@@ -13,7 +15,7 @@ RECENT_EVENTS = 50
 """How many of a session's newest reply events the store keeps beside its state."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SessionData:
     """One customer conversation. Immutable: `evolve` makes the next state.
 
@@ -57,7 +59,7 @@ class SessionData:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The session with these fields; unknown ones (of a newer version) are ignored."""
-        known = {name: fields[name] for name in cls.__slots__ if name in fields}
+        known = {name: fields[name] for name in _FIELDS if name in fields}
         known["recent_ids"] = tuple(known.get("recent_ids", ()))
         return cls(**known)
 
@@ -68,3 +70,6 @@ class SessionData:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         return cls.from_dict(orjson.loads(data))
+
+
+_FIELDS = tuple(each.name for each in fields_of(SessionData))

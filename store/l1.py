@@ -3,12 +3,12 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
+from schemas.frozen import frozen
 from schemas.session import SessionData
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class _Entry:
     session: SessionData
     partition: Hashable

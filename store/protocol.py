@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
 
+from schemas.frozen import frozen
 from schemas.session import SessionData
 
 FenceKind = Literal["partition", "lock"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Fence:
     """Proof of a right to write, from `SessionStore.next_fence`: later rights have larger tokens.
 
@@ -22,26 +23,26 @@ class Fence:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Applied:
     """The write took place."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Already:
     """This very event was written before (a lost response, retried); `reply` is what was stored then."""
 
     reply: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Stale:
     """Somebody else advanced the session to `version`: reload and decide anew."""
 
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Fenced:
     """A later owner, with `token`, has written: the caller no longer owns the session and must stop."""
 
@@ -51,7 +52,7 @@ class Fenced:
 CommitOutcome = Applied | Already | Stale | Fenced
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Stored:
     """A session as it was read, and by which kind of right it was written last."""
 
@@ -59,7 +60,7 @@ class Stored:
     writer: FenceKind
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class StoreStats:
     """What `/` and `/health` show of a store."""
 

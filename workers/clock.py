@@ -1,11 +1,12 @@
 """The wall clock as events write it."""
 
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 
+from schemas.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen()
 class Moment:
     """An instant in both forms that events use."""
 

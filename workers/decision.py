@@ -1,9 +1,10 @@
 """What one inbound event does to a session: a pure function from event, state and answer to the reply event."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, assert_never
 
 from schemas.fold import merge_patch, next_position, source_key
+from schemas.frozen import frozen
 from schemas.identity import turn_id
 from schemas.inbound import (
     MAX_METADATA_BYTES,
@@ -36,7 +37,7 @@ NO_CHANGES = Changes()
 ESCALATED = Changes(escalated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Draft:
     """An answer and how it came about."""
 

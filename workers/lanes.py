@@ -8,11 +8,13 @@ from collections.abc import Container, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from schemas.frozen import frozen
+
 P = TypeVar("P", bound=Hashable)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Work(Generic[P, T]):
     """One record in its session's lane. `generation` tells apart two assignments of the same partition."""
 

@@ -1,10 +1,10 @@
 """A record on its way through the worker."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from schemas.errors import InvalidRecord
+from schemas.frozen import frozen
 from schemas.identity import is_session_id
 from schemas.inbound import InboundEvent, decode_inbound
 from schemas.replies import Source
@@ -38,7 +38,7 @@ class Partition(NamedTuple):
         return f"{self.topic}:{self.partition}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class UnreadableRecord:
     """Stands for a record whose content nobody could get at."""
 
@@ -51,7 +51,7 @@ class UnreadableRecord:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Assignment:
     """This process's ownership of a partition from one rebalance to the next."""
 
@@ -63,7 +63,7 @@ class Assignment:
     """All records below this offset were done before, as the store says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Taken:
     """A record that this worker took, decoded: `event`, or why it is `invalid`."""
 

@@ -1,4 +1,4 @@
-"""The figures of one side in one round: latency with one customer, throughput and cost with many."""
+"""The figures of a side: latency with one customer, throughput and cost with many."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from statistics import median
 from ops.bench.load import Plan
 from ops.bench.measure import Sample, measure
 from ops.bench.services import Services
-from ops.bench.sides import RunningSide, Side, running
+from ops.bench.sides import RunningSide
 
 CLIENTS = 200
-WARM_UP_S = 2.0
+WARM_UP_S = 1.0
 MIB = 1024 * 1024
 
 Figures = dict[str, float]
 
 
-def measure_side(services: Services, side: Side, seconds: float) -> Figures:
-    """Start `side`, measure it for `seconds` with one customer and for `seconds` with 200, stop it."""
-    with running(side, services) as started:
-        single = measure_running(services, started, Plan(started.port, 1, WARM_UP_S, seconds))
-        many = measure_running(services, started, Plan(started.port, CLIENTS, WARM_UP_S, seconds))
+def measure_one(services: Services, started: RunningSide, seconds: float) -> Figures:
+    """Latency with one customer, over `seconds`."""
+    sample = measure_running(services, started, Plan(started.port, 1, WARM_UP_S, seconds))
     return {
-        "p50_ms_1_client": single.load.p50_ms,
-        "p99_ms_1_client": single.load.p99_ms,
-        "turns_1_client": single.load.turns,
-        **figures_of_many(many),
+        "p50_ms_1_client": sample.load.p50_ms,
+        "p99_ms_1_client": sample.load.p99_ms,
+        "turns_1_client": sample.load.turns,
     }
+
+
+def measure_many(services: Services, started: RunningSide, seconds: float) -> Figures:
+    """Throughput and cost with 200 customers, over `seconds`."""
+    return figures_of_many(measure_running(services, started, Plan(started.port, CLIENTS, WARM_UP_S, seconds)))
 
 
 def measure_running(services: Services, started: RunningSide, plan: Plan) -> Sample:

@@ -19,8 +19,8 @@ def bench() -> None:
 
 @app.command()
 def turns(
-    rounds: Annotated[int, typer.Option(min=1, help="Floor and product take turns this often.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of one measurement.")] = 8.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Floor and product take turns this often.")] = 12,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of one measurement.")] = 3.0,
     retrieval: Annotated[bool, typer.Option(help="Measure the product with retrieval, too.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,10 +17,11 @@ _PING_TIMEOUT_S = 1.0
 class RedisServer:
     """One redis-server on a free loopback port; what it holds is gone when it ends."""
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
-        """`directory` is its working directory and takes the log file."""
+    def __init__(self, directory: Path, *, port: int | None = None, options: Sequence[str] = ()) -> None:
+        """`directory` is its working directory and takes the log file; `options` come last on its command line."""
         self.port = free_port() if port is None else port
         self._directory = directory
+        self._options = options
         self._server: ServerProcess | None = None
 
     @property
@@ -55,16 +57,26 @@ class RedisServer:
         self.stop()
 
     def _command(self) -> list[str]:
-        program = shutil.which("redis-server")
-        if program is None:
-            raise ServerError("redis-server is not installed. Run `make services`.")
         return [
-            *(program, "--bind", LOOPBACK, "--port", str(self.port)),
+            *(find_redis_server(), "--bind", LOOPBACK, "--port", str(self.port)),
             *("--dir", str(self._directory.resolve())),
             *("--save", "", "--appendonly", "no"),
+            *self._options,
         ]
 
     def _answers(self) -> bool:
         with socket.create_connection((LOOPBACK, self.port), timeout=_PING_TIMEOUT_S) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith(b"+PONG")
+
+
+def find_redis_server() -> str:
+    """The program.
+
+    Raises:
+        ServerError: it is not installed.
+    """
+    program = shutil.which("redis-server")
+    if program is None:
+        raise ServerError("redis-server is not installed. Run `make services`.")
+    return program

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from ingress.wire import WireProtocol
 from ops.errors import OpsError
 from ops.logs import hear_libraries
 from schemas.frames import MAX_FRAME_BYTES
@@ -82,7 +83,7 @@ async def serve(app: Any, listener: socket.socket, stop: StopSignal) -> None:
     server = Server(
         uvicorn.Config(
             app,
-            ws="websockets-sansio",
+            ws=WireProtocol,
             http="httptools",
             ws_max_size=MAX_FRAME_BYTES,
             # Small frames: compressing costs more memory and CPU than it saves.

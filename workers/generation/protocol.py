@@ -1,9 +1,10 @@
 """What the turn asks of a generator. Nothing here knows how an answer is made."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from schemas.frozen import frozen
 from schemas.replies import Citation, CustomerMessage
 from schemas.session import SessionData
 
@@ -11,7 +12,7 @@ Emit = Callable[[str], Awaitable[None]]
 """Streams one piece of the answer to whoever is watching. Best effort: the answer that is returned is the truth."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Retrieval:
     """Passages for one question, best first, and the knowledge that they come from."""
 
@@ -19,7 +20,7 @@ class Retrieval:
     kb_version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Question:
     """What a generator may use. `session` is the state before this turn, None for a session's first."""
 
@@ -28,7 +29,7 @@ class Question:
     retrieval: Retrieval
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Answer:
     """What goes into the reply. `[n]` in `text` is the n-th of `citations`, from 1."""
 

@@ -3,15 +3,18 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 import pytest
 
-from ingress.edge import Edge, EdgeParts, EdgeSettings
+from ingress.edge import Edge
 from ingress.origins import OriginPolicy
+from ingress.socket import MAX_UNHANDLED_FRAMES, SocketParts, SocketSettings
+from ingress.wire import WIRE, Listener
 from schemas.frames import SUBPROTOCOL, CloseCode
+from schemas.inbound import Message
 from schemas.publishing import BrokerUnavailable
 from store.errors import StoreUnavailable
 from tests.unit.ingress.fakes import Pipeline
@@ -41,31 +44,72 @@ class Counting:
 
 
 class Client:
-    """A client and the server's side of its socket; it reads unless it is told to `stall`."""
+    """A client and the server's side of its socket (`ingress.wire.Wire`); it reads unless it is told to `stall`."""
 
     def __init__(self, edge: Edge, *, origin: str | None = None) -> None:
         headers = [(b"host", b"testserver"), *([(b"origin", origin.encode())] if origin else [])]
-        scope = {"type": "websocket", "path": "/ws", "headers": headers, "subprotocols": [SUBPROTOCOL]}
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
+        self._unsaid: list[bytes] = []
+        self._listener: Listener | None = None
+        self._buffered: list[str] = []
+        self.blocked = False
+        self.reading = True
         self.events: deque[dict[str, Any]] = deque()
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.task = asyncio.create_task(edge(scope, self._incoming.get, self._send))
+        self.writes: list[list[str]] = []
+        self.task = asyncio.create_task(
+            edge(
+                {
+                    "type": "websocket",
+                    "path": "/ws",
+                    "headers": headers,
+                    "subprotocols": [SUBPROTOCOL],
+                    "extensions": {WIRE: self},
+                },
+                self._incoming.get,
+                self._send,
+            )
+        )
 
     async def _send(self, message: Any) -> None:
-        if message["type"] == "websocket.send":
-            await self.reads.wait()
         self.events.append(message)
 
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
+        for data in self._unsaid:
+            listener.received(data)
+
+    def write(self, frames: Iterable[str]) -> None:
+        together = list(frames)
+        self.writes.append(together)
+        self.events.extend({"type": "websocket.send", "text": text} for text in together)
+
+    def close(self, code: int, reason: str, grace_seconds: float) -> None:
+        self.events.append({"type": "websocket.close", "code": code, "reason": reason})
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": code})
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
     def stall(self) -> None:
-        self.reads.clear()
+        self.blocked = True
+
+    def read_on(self) -> None:
+        self.blocked = False
+        assert self._listener is not None
+        self._listener.writable()
 
     def say(self, **frame: object) -> None:
-        self._incoming.put_nowait({"type": "websocket.receive", "text": orjson.dumps(frame).decode()})
+        self.say_raw(orjson.dumps(frame).decode())
 
     def say_raw(self, text: str) -> None:
-        self._incoming.put_nowait({"type": "websocket.receive", "text": text})
+        if self._listener is None:
+            self._unsaid.append(text.encode())
+        else:
+            self._listener.received(text.encode())
 
     async def leave(self) -> None:
         self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1001})
@@ -86,19 +130,21 @@ class Client:
 
 
 class Server:
-    def __init__(self, *, outbox: int = 512, hello_timeout: float = 5.0) -> None:
+    def __init__(self, *, outbox: int = 512, hello_timeout: float = 5.0, accepted_delay: float = 0.0) -> None:
         self.pipeline = Pipeline()
         self.observer = Counting()
         self.edge = Edge(
-            EdgeParts(
+            SocketParts(
                 access=self.pipeline.access,
                 inbound=self.pipeline.inbound,
                 delivery=self.pipeline.delivery,
                 store=self.pipeline.store,
-                origins=OriginPolicy(),
                 observer=self.observer,
-                settings=EdgeSettings(hello_timeout=hello_timeout, outbox_frames=outbox),
-            )
+                settings=SocketSettings(
+                    hello_timeout=hello_timeout, outbox_frames=outbox, accepted_delay=accepted_delay
+                ),
+            ),
+            OriginPolicy(),
         )
 
     async def opened(self, **hello: object) -> tuple[Client, dict[str, Any]]:
@@ -232,21 +278,43 @@ async def test_a_store_that_is_away_says_to_come_again(monkeypatch: pytest.Monke
     assert await client.closed() == CloseCode.TRY_AGAIN_LATER
 
 
-async def test_a_slow_reader_delays_no_other_socket_of_its_session() -> None:
-    """P"""
-    server = Server(outbox=8)
+async def test_accepted_and_a_quick_reply_leave_together() -> None:
+    server = Server(accepted_delay=60.0)
+    server.pipeline.answers = False
+    client, welcome = await server.opened()
+    client.say(type="message", id="m1", text="Hello")
+    await until(lambda: server.pipeline.accepted == 1)
+    await server.pipeline.decide(Message(id="m1", session_id=welcome["session_id"], text="Hello"))
+    assert [orjson.loads(text)["type"] for text in client.writes[-1]] == ["accepted", "reply"]
+    await client.leave()
+
+
+async def test_accepted_does_not_wait_for_a_slow_reply() -> None:
+    server = Server(accepted_delay=0.01)
+    server.pipeline.answers = False
+    client, _ = await server.opened()
+    client.say(type="message", id="m1", text="Hello")
+    await until(lambda: bool(client.got("accepted")))
+    await client.leave()
+
+
+async def test_a_reader_that_stalls_for_a_moment_loses_nothing() -> None:
+    """L"""
+    server = Server(outbox=48)
     slow, welcome = await server.opened()
     quick, _ = await server.opened(session_id=welcome["session_id"], token=welcome["token"])
     slow.stall()
-    for n in range(20):
+    for n in range(5):
         quick.say(type="message", id=f"m{n}", text="Hello")
-    await until(lambda: len(quick.got("reply")) == 20)
-    slow.reads.set()
-    assert await slow.closed() == CloseCode.TRY_AGAIN_LATER
+    await until(lambda: len(quick.got("reply")) == 5)
+    assert slow.got("reply") == []
+    slow.read_on()
+    assert [frame["seq"] for frame in slow.got("reply")] == [1, 2, 3, 4, 5]
+    await slow.leave()
     await quick.leave()
 
 
-async def test_a_client_that_does_not_read_at_all_is_closed_by_itself() -> None:
+async def test_a_slow_reader_is_closed_and_delays_no_other_socket_of_its_session() -> None:
     """P: a dead client holds no socket and no subscription."""
     server = Server(outbox=8)
     slow, welcome = await server.opened()
@@ -255,30 +323,37 @@ async def test_a_client_that_does_not_read_at_all_is_closed_by_itself() -> None:
     for n in range(20):
         quick.say(type="message", id=f"m{n}", text="Hello")
     await until(lambda: len(quick.got("reply")) == 20)
+    assert await slow.closed() == CloseCode.TRY_AGAIN_LATER
+    assert server.edge.sockets == 1
     await quick.leave()
-    try:
-        await until(lambda: server.edge.sockets == 0, deadline_s=1.5)
-    finally:
-        await slow.leave()
+
+
+async def test_a_client_that_sends_faster_than_kafka_takes_is_read_no_further() -> None:
+    """P: what waits for one client is bounded, and each of its messages is still taken, in order."""
+    server = Server()
+    client, _ = await server.opened()
+    ids = [f"m{n}" for n in range(3 * MAX_UNHANDLED_FRAMES)]
+    said = 0
+    while said < len(ids):
+        if client.reading:
+            client.say(type="message", id=ids[said], text="Hello")
+            said += 1
+            assert said - len(server.pipeline.published) <= MAX_UNHANDLED_FRAMES + 1
+        else:
+            await asyncio.sleep(0)
+    await until(lambda: len(client.got("reply")) == len(ids))
+    assert [frame["id"] for frame in client.got("reply")] == ids
+    await client.leave()
 
 
 async def test_a_client_that_sends_without_reading_is_bounded_too() -> None:
     """P: what waits for one client never outgrows its outbox."""
     server = Server(outbox=8)
-    client, welcome = await server.opened()
-    other, _ = await server.opened(session_id=welcome["session_id"], token=welcome["token"])
+    client, _ = await server.opened()
     client.stall()
-    other.say(type="message", id="m", text="Hello")
-    await until(lambda: bool(other.got("reply")))
-    await other.leave()
-    server.pipeline.answers = False
-    for n in range(100):
+    for n in range(16):
         client.say(type="message", id=f"m{n}", text="Hello")
-    (socket,) = server.edge._sockets
-    await until(lambda: len(server.pipeline.published) == 101 or socket._closing is not None)
-    waiting = len(socket._outbox)
-    await client.leave()
-    assert waiting <= 8
+    assert await client.closed() == CloseCode.TRY_AGAIN_LATER
 
 
 async def test_a_restart_tells_every_client_to_come_again() -> None:

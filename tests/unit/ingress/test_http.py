@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from ingress.app import IngressParts, create_app
-from ingress.edge import Edge, EdgeParts, EdgeSettings
+from ingress.edge import Edge
 from ingress.origins import OriginPolicy
+from ingress.socket import SocketParts, SocketSettings
 from schemas.publishing import BrokerUnavailable, RecordTooLarge
 from store.errors import StoreUnavailable
 from tests.unit.ingress.fakes import Pipeline
@@ -43,15 +44,15 @@ async def client_of(
         return {"name": "supportstream"}
 
     edge = Edge(
-        EdgeParts(
+        SocketParts(
             pipeline.access,
             pipeline.inbound,
             pipeline.delivery,
             pipeline.store,
-            OriginPolicy(allowed),
             NobodyWatches(),
-            EdgeSettings(),
-        )
+            SocketSettings(),
+        ),
+        OriginPolicy(allowed),
     )
     parts = IngressParts(
         edge=edge,
