@@ -267,11 +267,12 @@ class Dispatcher:
         """Starts lane heads, some at a time: what the first ones ask of Redis and Kafka is on its way while the next
         ones compute."""
         self._starting = False
+        loop = asyncio.get_running_loop()
         for _ in range(STARTED_AT_ONCE):
             work = self._lanes.take()
             if work is None:
                 return
-            self._tasks[work] = asyncio.create_task(self._run(work))
+            self._tasks[work] = loop.create_task(self._run(work))
         self._start_soon()
 
     def _start_soon(self) -> None:

@@ -1,6 +1,7 @@
 """A record on its way through the worker."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from schemas.errors import InvalidRecord
@@ -81,7 +82,7 @@ class Taken:
         """Its session, or a lane of its own where there is none."""
         return self.session_id or f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
 
-    @property
+    @cached_property
     def source(self) -> Source:
         """Where the record stands."""
         return Source(topic=self.record.topic, partition=self.record.partition, offset=self.record.offset)

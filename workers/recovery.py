@@ -100,7 +100,7 @@ class ResilientTurns:
 
     async def _tell(self, taken: Taken, failure: Failure) -> None:
         try:
-            await self._turns.fail(taken, failure)
+            await self._turns.run(taken, failure)
         except (NotOwner, *UNAVAILABLE, LockError):
             raise
         except Exception:

@@ -76,32 +76,26 @@ class TurnProcessor:
         self.partitions = 0
         """How many partitions inbound, replies and deltas have; set before the first turn."""
 
-    async def run(self, taken: Taken) -> None:
-        """Answers `taken`, or finds that it was.
+    async def run(self, taken: Taken, failure: Failure | None = None) -> None:
+        """Answers `taken`, or finds that it was; with a `failure`, tells the customer so, as a turn of its own.
 
         Raises:
             TransientError, StoreUnavailable, BrokerUnavailable, LockError: again, later.
             PermanentError, InvalidRecord: never; it belongs into the dead letter topic.
             NotOwner: somebody else has the partition.
         """
-        if taken.invalid is not None:
+        if taken.invalid is not None and failure is None:
             raise taken.invalid
-        await self._under_right(taken, None)
-
-    async def fail(self, taken: Taken, failure: Failure) -> None:
-        """Tells the customer that `taken` was not answered, as a turn of its own. Raises as `run`."""
-        await self._under_right(taken, failure)
-
-    async def _under_right(self, taken: Taken, failure: Failure | None) -> None:
-        assert taken.session_id is not None, "a record without a session has no turn"
-        reason = self._lock_reason(taken, taken.session_id)
+        session_id = taken.session_id
+        assert session_id is not None, "a record without a session has no turn"
+        reason = self._lock_reason(taken, session_id)
         if reason is None:
-            await self._turn(taken, taken.session_id, taken.assignment.fence, failure)
+            await self._turn(taken, session_id, taken.assignment.fence, failure)
             return
         self._parts.observer.lock_path(reason)
-        log.debug("lock_path", reason=reason, session_id=taken.session_id, topic=taken.record.topic)
-        async with self._parts.store.lock(taken.session_id) as fence:
-            await self._turn(taken, taken.session_id, fence, failure)
+        log.debug("lock_path", reason=reason, session_id=session_id, topic=taken.record.topic)
+        async with self._parts.store.lock(session_id) as fence:
+            await self._turn(taken, session_id, fence, failure)
 
     def _lock_reason(self, taken: Taken, session_id: str) -> LockReason | None:
         """Why the partition gives no ownership of this record's session; None where it does."""

@@ -40,7 +40,8 @@ class RedisSessionStore:
         lock: LockSettings | None = None,
     ) -> None:
         self._client = client
-        self._round_trips = RoundTrips(client)
+        pool = client.connection_pool
+        self._round_trips = RoundTrips(pool, time_limit=pool.connection_kwargs["socket_timeout"])
         self._ttl_ms = int(ttl_seconds * 1000)
         self._prefix = key_prefix
         self._lock = lock or LockSettings()

@@ -126,7 +126,7 @@ async def test_everything_is_redelivered_at_once(at: Partition) -> None:
 async def test_a_failure_that_was_told_but_not_marked_done_is_told_once() -> None:
     worker, _ = await conversation(home("s1"))
     record = inbound("s1", 1, id="m1", text="Hello")
-    await worker.turns.fail(worker.take(record), Failure("retries_exhausted", "Sorry.", 3))
+    await worker.turns.run(worker.take(record), Failure("retries_exhausted", "Sorry.", 3))
     fresh = worker.restarted()
     await fresh.run(record)
     assert fresh.generator.calls == []
