@@ -11,6 +11,8 @@ from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnCompleted, T
 from schemas.session import RECENT_IDS, SessionData
 
 NO_CHANGES = Changes()
+MESSAGE_COUNT = "message_count"
+"""The counter that is a field of its own; other counters are in `metadata`."""
 
 
 def evolve(session: SessionData | None, event: ReplyEvent) -> SessionData:
@@ -83,6 +85,8 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
     user_id = changes.user_id or (message.user_id if message else None)
     # A record redriven from the dead letter topic shall be answered, so its id is not remembered.
     remembered = not (isinstance(event, TurnFailed) and event.redrivable)
+    counters = changes.counters or {}
+    metadata = merge_patch(session.metadata, changes.metadata) if changes.metadata else session.metadata
     return SessionData(
         session_id=session.session_id,
         epoch=session.epoch,
@@ -90,10 +94,10 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
         version=event.version,
         user_id=session.user_id if user_id is None else user_id,
         thread_id=session.thread_id if changes.thread_id is None else changes.thread_id,
-        message_count=session.message_count + (message is not None),
+        message_count=session.message_count + (message is not None) + counters.get(MESSAGE_COUNT, 0),
         escalated=session.escalated if changes.escalated is None else changes.escalated,
         claimed=session.claimed if changes.claimed is None else changes.claimed,
-        metadata=merge_patch(session.metadata, changes.metadata) if changes.metadata else session.metadata,
+        metadata=_counted(metadata, counters) if counters else metadata,
         request_id=event.inbound_id,
         fingerprint_hash=changes.fingerprint_hash or session.fingerprint_hash,
         created_at=session.created_at,
@@ -101,7 +105,18 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
         last_activity=event.completed_at if answered else session.last_activity,
         applied=applied,
         recent_ids=(*session.recent_ids, event.inbound_id)[-RECENT_IDS:] if remembered else session.recent_ids,
+        ttl_seconds=session.ttl_seconds if changes.ttl_seconds is None else changes.ttl_seconds,
     )
+
+
+def _counted(metadata: dict[str, Scalar], counters: dict[str, int]) -> dict[str, Scalar]:
+    counts = {name: delta + number(metadata.get(name)) for name, delta in counters.items() if name != MESSAGE_COUNT}
+    return merge_patch(metadata, dict(counts))
+
+
+def number(value: Scalar) -> int:
+    """What a counter in `metadata` stands at; anything but a whole number counts as 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def merge_patch(metadata: dict[str, Scalar], patch: dict[str, Scalar]) -> dict[str, Scalar]:

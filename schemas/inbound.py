@@ -21,6 +21,7 @@ from schemas.identity import InboundId, SessionId, derived_inbound_id, encodable
 MAX_TEXT_CHARACTERS = 8_000
 MAX_METADATA_BYTES = 4_096
 MAX_ATTACHMENTS = 10
+MAX_TTL_SECONDS = 10 * 365 * 24 * 60 * 60
 
 Rfc3339 = Annotated[
     str,
@@ -87,6 +88,9 @@ class Changes:
     metadata: Metadata | None = None
     fingerprint_hash: ShortText | None = None
     claimed: bool | None = None
+    counters: Annotated[dict[ShortText, int], Field(max_length=20)] | None = None
+    """What is added to `message_count`, or to a whole number in `metadata`, by name."""
+    ttl_seconds: Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)] | None = None
 
 
 @frozen(kw_only=True)
@@ -108,6 +112,8 @@ class Message(Inbound):
     metadata: Metadata = field(default_factory=dict)
     attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = field(default_factory=list)
     sent_at: Rfc3339 | None = None
+    fingerprint_hash: ShortText | None = None
+    """Of the client, if the ingress made it; a session keeps its first one."""
 
 
 @frozen(kw_only=True)

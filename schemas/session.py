@@ -2,10 +2,12 @@
 
 from dataclasses import asdict, field
 from dataclasses import fields as fields_of
+from hmac import compare_digest
 from typing import Any, Self
 
 import orjson
 
+from schemas.fingerprint import fingerprint
 from schemas.frozen import frozen
 from schemas.inbound import Scalar
 
@@ -47,7 +49,19 @@ class SessionData:
     """Per `topic:partition` of inbound records: the highest offset applied."""
     recent_ids: tuple[str, ...] = ()
     """The inbound ids answered last, oldest first, at most `RECENT_IDS`."""
+    ttl_seconds: int | None = None
+    """How long the session lives after its last activity; None: as long as the store's setting says."""
     deleted: bool = False
+
+    def create_fingerprint(self, ip: str, user_agent: str) -> str:
+        """What `fingerprint_hash` is for a client at this address with this user agent."""
+        return fingerprint(self.session_id, ip, user_agent)
+
+    def verify_fingerprint(self, ip: str, user_agent: str) -> bool:
+        """Whether the client looks like the one that the session began with; true while none is known."""
+        return self.fingerprint_hash is None or compare_digest(
+            self.fingerprint_hash.encode(), self.create_fingerprint(ip, user_agent).encode()
+        )
 
     def has_applied(self, source: str, offset: int, inbound_id: str) -> bool:
         """Whether the record was applied already: by where it stands, or by its id (a duplicate, or a redrive)."""

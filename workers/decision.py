@@ -34,7 +34,6 @@ from workers.errors import PermanentError
 from workers.generation.protocol import Answer, Retrieval
 
 NO_CHANGES = Changes()
-ESCALATED = Changes(escalated=True)
 
 
 @frozen()
@@ -63,7 +62,6 @@ def completed(
 ) -> TurnCompleted:
     """The turn of a customer's message."""
     answer = draft.answer
-    escalates = answer.escalates and not (session is not None and session.escalated)
     return TurnCompleted(
         **_of(event, source, session, now),
         actor="agent",
@@ -75,9 +73,19 @@ def completed(
             kb_version=draft.retrieval.kb_version,
             confidence=answer.confidence,
         ),
-        changes=ESCALATED if escalates else None,
+        changes=_changes(answer, event, session),
         timings_ms=draft.timings_ms,
     )
+
+
+def _changes(answer: Answer, event: Message, session: SessionData | None) -> Changes | None:
+    """What a turn changes beside counting it."""
+    before = None if session is None or session.deleted else session
+    escalated = answer.escalates and not (before and before.escalated)
+    fingerprint = None if before and before.fingerprint_hash else event.fingerprint_hash
+    if not escalated and fingerprint is None:
+        return None
+    return Changes(escalated=escalated or None, fingerprint_hash=fingerprint)
 
 
 def failed(

@@ -32,15 +32,15 @@ def add(
 
 async def _add(settings: Settings, files: list[Path]) -> None:
     from ops.processes.worker import load_embedder
-    from workers.retrieval.documents import SUPPORTED_SUFFIXES, read_document
+    from workers.retrieval.documents import check_supported, read_document
     from workers.retrieval.errors import DocumentError
 
-    for path in files:
-        # Before seconds go into loading the model.
-        if not path.is_file():
-            raise UsageError(f"There is no file {path}")
-        if path.suffix.lower() not in SUPPORTED_SUFFIXES:
-            raise UsageError(f"{path.name}: only {', '.join(sorted(SUPPORTED_SUFFIXES))} files can be added")
+    try:
+        for path in files:
+            # Before seconds go into loading the model.
+            check_supported(path)
+    except DocumentError as error:
+        raise UsageError(str(error)) from error
     connection = wiring.kafka_connection(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=MAX_DOCUMENT_BYTES)
     topic = wiring.topic_names(settings).knowledge

@@ -46,6 +46,7 @@ async def _dev(settings: Settings, broker_port: int | None, ask: str | None) -> 
             print_answer(await client.ask(ask))
             await client.close()
             return
+        started()
         out.print(f"\n  Chat      [bold]{running.url}/chat[/bold]")
         out.print(f"  API       {running.url}{settings.api_prefix}/chat")
         out.print(f"  Kafka     {running.kafka}   topic {wiring.topic_names(settings).inbound}")

@@ -56,7 +56,7 @@ class ExtractiveGenerator:
         """The answer to `text` from `passages`, best first. Pure; takes a few hundred microseconds at
         most."""
         if asks_for_person(text):
-            return Answer(_PERSON, offers_person=True)
+            return Answer(_PERSON, offers_person=True, escalates=True)
         confidence = self.confidence(passages[0].score) if passages else 0.0
         if not passages or passages[0].score < self._threshold:
             return Answer(_UNKNOWN, confidence=confidence, offers_person=True)

@@ -29,9 +29,7 @@ def read_document(
     Raises:
         DocumentError: one of its kinds, each saying what to change.
     """
-    if path.suffix.lower() not in SUPPORTED_SUFFIXES:
-        known = ", ".join(sorted(SUPPORTED_SUFFIXES))
-        raise UnsupportedDocument(f"{path.name}: only {known} files can be added; convert it to one of these")
+    check_supported(path)
     try:
         size = path.stat().st_size
         if size > MAX_DOCUMENT_BYTES:
@@ -48,6 +46,15 @@ def read_document(
     if "\0" in text:
         raise UnreadableDocument(f"{path.name} is not a text file: it holds NUL bytes")
     return make_document(doc_id or path.name, text, encoder, now=now, url=url, fallback_title=_title_of(path))
+
+
+def check_supported(path: Path) -> None:
+    """Raises DocumentError when the file is not there or of no kind that can be added."""
+    if path.suffix.lower() not in SUPPORTED_SUFFIXES:
+        known = ", ".join(sorted(SUPPORTED_SUFFIXES))
+        raise UnsupportedDocument(f"{path.name}: only {known} files can be added; convert it to one of these")
+    if not path.is_file():
+        raise UnreadableDocument(f"There is no file {path}")
 
 
 def make_document(
