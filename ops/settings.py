@@ -11,9 +11,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ops.errors import UsageError
 from schemas.session import RECENT_EVENTS
+from store.encryption import FernetCipher, new_key
+from store.redis.address import parse_address
 
 DAY_SECONDS = 24 * 60 * 60
-_OURS = ("SESSION_", "KAFKA_", "REDIS_", "TOPIC_", "WORKER_", "TOKEN_", "API_", "CORS_")
+_OURS = ("SESSION_", "KAFKA_", "REDIS_", "REDLOCK_", "TOPIC_", "WORKER_", "TOKEN_", "API_", "CORS_")
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -67,14 +69,28 @@ class Settings(BaseSettings):
     session_l1_cache_enabled: bool = True
     session_l1_cache_size: Annotated[int, Field(ge=0)] = 10_000
     session_l1_cache_ttl_seconds: Annotated[float, Field(gt=0)] = 3_600.0
+    session_locking_enabled: bool = True
+    """False: what the partition gives no ownership of goes to the dead letter topic instead."""
     session_lock_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """The lease; it is renewed while the lock is held."""
     session_lock_retry_attempts: Annotated[int, Field(ge=1)] = 3
+    """A lock that is taken is waited for as many leases."""
+    redlock_urls: CommaSeparated = ()
+    """Independent Redis servers, comma-separated, of which a majority gives a lock; none: Redis itself."""
+    session_encryption_enabled: bool = False
+    session_encryption_key: SecretStr | None = None
+    """Fernet keys, comma-separated: the first encrypts, all decrypt."""
     redis_url: SecretStr | None = None
     redis_max_connections: Annotated[int, Field(ge=1)] = 50
     redis_socket_timeout: Annotated[float, Field(gt=0)] = 5.0
     redis_socket_connect_timeout: Annotated[float, Field(gt=0)] = 5.0
     redis_retry_on_timeout: bool = True
     redis_health_check_interval: Annotated[int, Field(ge=0)] = 30
+    redis_wait_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that must have a turn before its reply is published; not with a cluster."""
+    redis_ssl_ca_file: str | None = None
+    redis_ssl_cert_file: str | None = None
+    redis_ssl_key_file: str | None = None
     redis_session_ttl_seconds: Annotated[int, Field(ge=1)] = 30 * DAY_SECONDS
     redis_session_key_prefix: Annotated[str, Field(min_length=1)] = "agent:session:"
 
@@ -97,7 +113,7 @@ class Settings(BaseSettings):
     answer_pace_words_per_second: Annotated[float, Field(ge=0)] = 0.0
     """Streams answers at this pace; 0: whole, at once."""
 
-    @field_validator("cors_origins", "extra_inbound_topics", mode="before")
+    @field_validator("cors_origins", "extra_inbound_topics", "redlock_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -114,9 +130,28 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url_has_a_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        if url is not None:
+            parse_address(url.get_secret_value())
         return url
+
+    @field_validator("redlock_urls")
+    @classmethod
+    def _lock_nodes_are_servers(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(urls)) != len(urls):
+            raise ValueError("names a server twice; each must be independent of the others")
+        for url in urls:
+            parse_address(url)
+        return urls
+
+    @field_validator("session_encryption_key")
+    @classmethod
+    def _keys_are_fernet_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            try:
+                FernetCipher(split_keys(keys))
+            except ValueError as error:
+                raise ValueError("holds no Fernet key; make one: supportstream keys generate") from error
+        return keys
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod
@@ -127,7 +162,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{server.strip()!r} is no host:port")
         return servers
 
-    @field_validator("kafka_ssl_cafile")
+    @field_validator("kafka_ssl_cafile", "redis_ssl_ca_file", "redis_ssl_cert_file", "redis_ssl_key_file")
     @classmethod
     def _file_is_there(cls, path: str | None) -> str | None:
         if path is not None and not Path(path).is_file():
@@ -140,6 +175,16 @@ class Settings(BaseSettings):
             raise ValueError("SESSION_STORE_TYPE=redis needs REDIS_URL")
         if self.session_store_type == "in_memory" and self.redis_url is not None:
             raise ValueError("REDIS_URL is set, but SESSION_STORE_TYPE=in_memory; unset one of them")
+        if bool(self.redis_ssl_cert_file) != bool(self.redis_ssl_key_file):
+            raise ValueError("REDIS_SSL_CERT_FILE and REDIS_SSL_KEY_FILE belong together; set both or none")
+        if self.redis_wait_replicas and self.redis_form == "cluster":
+            raise ValueError("REDIS_WAIT_REPLICAS does not work with a cluster; unset it")
+        if self.environment == "production" and self.session_encryption_enabled and self.session_encryption_key is None:
+            raise ValueError(
+                "SESSION_ENCRYPTION_ENABLED needs SESSION_ENCRYPTION_KEY; make one: supportstream keys generate"
+            )
+        if self.ordering == "lock" and not self.session_locking_enabled:
+            raise ValueError("ORDERING=lock needs SESSION_LOCKING_ENABLED=true")
         if self.kafka_security_protocol.startswith("SASL_") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
@@ -163,9 +208,25 @@ class Settings(BaseSettings):
     def store_type(self) -> Literal["in_memory", "redis"]:
         return self.session_store_type or ("redis" if self.redis_url else "in_memory")
 
+    @property
+    def redis_form(self) -> str:
+        """In which form Redis runs; empty without one."""
+        return parse_address(self.redis_url.get_secret_value()).form if self.redis_url else ""
+
+    def encryption_keys(self) -> list[str]:
+        """The keys, the encrypting one first; none where encryption is off. In development one is made up for this
+        run, if none is set."""
+        if not self.session_encryption_enabled:
+            return []
+        return split_keys(self.session_encryption_key) if self.session_encryption_key else [new_key()]
+
     def signing_secret(self) -> str:
         """The token secret; in development one that is made up for this run."""
         return self.token_secret.get_secret_value() if self.token_secret else secrets.token_urlsafe(48)
+
+
+def split_keys(keys: SecretStr) -> list[str]:
+    return [key.strip() for key in keys.get_secret_value().split(",") if key.strip()]
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
 from aiokafka import AIOKafkaConsumer
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
@@ -20,12 +21,13 @@ from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
 from ops.settings import Settings
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
-from store.connect import RedisSettings, connect
+from store.encryption import Cipher, FernetCipher, PlainText
 from store.l1 import L1Cache
+from store.locking import LockSettings
 from store.memory import MemorySessionStore
 from store.protocol import SessionStore
 from store.redis import RedisSessionStore
-from store.redis.sessions import LockSettings
+from store.redis.connect import RedisSettings, connect
 from workers.app import GroupSettings
 from workers.cancellations import Cancellations
 from workers.clock import utc_now_rfc3339
@@ -35,6 +37,8 @@ from workers.generation.protocol import Generator, Retriever
 from workers.observer import Observer
 from workers.recovery import ResilientTurns, RetrySettings
 from workers.turn import TurnParts, TurnProcessor
+
+log = structlog.get_logger(__name__)
 
 CLAIM_WAIT_SECONDS = 10.0
 
@@ -70,36 +74,58 @@ def publisher(settings: Settings, connection: KafkaConnection, *, max_record_byt
     )
 
 
-def session_store(settings: Settings) -> SessionStore:
-    """The store, not connected yet."""
+def session_store(settings: Settings, *, watch_for_loss: bool = False) -> SessionStore:
+    """The store, not connected yet. `watch_for_loss` for a writer: as `store.redis.connect.RedisSettings` says."""
+    lock = LockSettings(settings.session_lock_timeout_seconds, settings.session_lock_retry_attempts)
+    locking = lock if settings.session_locking_enabled else None
     if settings.redis_url is None:
-        return MemorySessionStore(
-            ttl_seconds=settings.session_timeout_seconds,
-            lock_timeout_seconds=settings.session_lock_timeout_seconds * settings.session_lock_retry_attempts,
-        )
-    client = connect(
-        RedisSettings(
-            url=settings.redis_url.get_secret_value(),
-            max_connections=settings.redis_max_connections,
-            socket_timeout=settings.redis_socket_timeout,
-            socket_connect_timeout=settings.redis_socket_connect_timeout,
-            retry_on_timeout=settings.redis_retry_on_timeout,
-            health_check_interval=settings.redis_health_check_interval,
-        )
-    )
+        # Nothing of it is at rest anywhere.
+        return MemorySessionStore(ttl_seconds=settings.session_timeout_seconds, lock=locking)
     return RedisSessionStore(
-        client,
+        connect(redis_settings(settings, settings.redis_url.get_secret_value(), watch_for_loss=watch_for_loss)),
         ttl_seconds=settings.redis_session_ttl_seconds,
         key_prefix=settings.redis_session_key_prefix,
-        lock=LockSettings(settings.session_lock_timeout_seconds, settings.session_lock_retry_attempts),
+        lock=locking,
+        lock_nodes=[connect(redis_settings(settings, url)).client for url in settings.redlock_urls],
+        cipher=cipher(settings),
     )
 
 
-def shared_session_store(settings: Settings) -> SessionStore:
+def cipher(settings: Settings) -> Cipher:
+    keys = settings.encryption_keys()
+    if keys and settings.session_encryption_key is None:
+        log.warning(
+            "encryption_key_made_up", hint="this run's sessions end with it; set SESSION_ENCRYPTION_KEY"
+        )
+    return FernetCipher(keys) if keys else PlainText()
+
+
+def redis_settings(settings: Settings, url: str, *, watch_for_loss: bool = False) -> RedisSettings:
+    return RedisSettings(
+        url=url,
+        max_connections=settings.redis_max_connections,
+        socket_timeout=settings.redis_socket_timeout,
+        socket_connect_timeout=settings.redis_socket_connect_timeout,
+        retry_on_timeout=settings.redis_retry_on_timeout,
+        health_check_interval=settings.redis_health_check_interval,
+        wait_replicas=settings.redis_wait_replicas,
+        watch_for_loss=watch_for_loss,
+        ca_file=settings.redis_ssl_ca_file,
+        cert_file=settings.redis_ssl_cert_file,
+        key_file=settings.redis_ssl_key_file,
+    )
+
+
+def shared_session_store(settings: Settings, *, watch_for_loss: bool = False) -> SessionStore:
     """The store of a process that is not alone. Raises UsageError for the in-memory one, which nobody else sees."""
     if settings.store_type != "redis":
         raise UsageError("REDIS_URL is not set; ingress and workers in separate processes share sessions in Redis")
-    return session_store(settings)
+    if settings.session_encryption_enabled and settings.session_encryption_key is None:
+        raise UsageError(
+            "SESSION_ENCRYPTION_KEY is not set; processes that share sessions need the same one: "
+            "supportstream keys generate"
+        )
+    return session_store(settings, watch_for_loss=watch_for_loss)
 
 
 @dataclass(frozen=True, slots=True)

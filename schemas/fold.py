@@ -5,6 +5,8 @@ construction. No clock and no randomness: times and ids come from the event. Its
 conversation: everything that it copies is bounded.
 """
 
+from typing import Any
+
 from schemas.errors import SequenceGap
 from schemas.inbound import Changes, Scalar
 from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnCompleted, TurnFailed
@@ -45,6 +47,30 @@ def next_position(session: SessionData | None, now_ms: int) -> tuple[int, int, i
     if session.deleted:
         return max(now_ms, session.epoch + 1), 1, session.version + 1
     return session.epoch, session.seq + 1, session.version + 1
+
+
+def fact_fields(
+    event_id: str,
+    session_id: str,
+    inbound_id: str,
+    source: Source | None,
+    session: SessionData | None,
+    now_ms: int,
+    completed_at: str,
+) -> dict[str, Any]:
+    """The fields that every fact has, for the one that follows `session`."""
+    epoch, seq, version = next_position(session, now_ms)
+    return {
+        "id": event_id,
+        "session_id": session_id,
+        "epoch": epoch,
+        "seq": seq,
+        "version": version,
+        "inbound_id": inbound_id,
+        "source": source,
+        "completed_at": completed_at,
+        "applied_before": session.applied if session is not None and session.deleted else None,
+    }
 
 
 def source_key(source: Source) -> str:

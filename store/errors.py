@@ -9,8 +9,20 @@ class StoreUnavailable(StoreError):
     """The store does not answer. What was asked may or may not have been done; every write is safe to repeat."""
 
 
+class StoreReplaced(StoreError):
+    """Another server answers than before, and it may lack acknowledged writes: repair, then `accept_server`."""
+
+
 class CorruptSession(StoreError):
     """Stored bytes that are no session: written by something else, or by an incompatible version."""
+
+
+class WrongKey(StoreUnavailable):
+    """What is stored can't be decrypted with the keys that are set; with the right ones it can."""
+
+
+class Conflict(StoreError):
+    """Somebody else wrote in between, and the write was not to be tried again."""
 
 
 class LockError(StoreError):
@@ -23,3 +35,11 @@ class LockTimeout(LockError):
 
 class LockLost(LockError):
     """The lease ended while the lock was held; nothing written after that counts."""
+
+
+class LockingDisabled(LockError):
+    """Locks are switched off (SESSION_LOCKING_ENABLED)."""
+
+
+class LocksUnavailable(LockError, StoreUnavailable):
+    """Fewer lock nodes answer than a quorum needs."""

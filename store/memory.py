@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from schemas.session import RECENT_EVENTS, SessionData
 from store.errors import LockTimeout
+from store.locking import DEFAULT_LOCK, LockSettings, no_locks
 from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, FenceKind, Stale, Stored, StoreStats
 
 
@@ -31,12 +32,12 @@ class MemorySessionStore:
         *,
         ttl_seconds: float,
         max_sessions: int = 100_000,
-        lock_timeout_seconds: float = 10.0,
+        lock: LockSettings | None = DEFAULT_LOCK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ttl = ttl_seconds
         self._max_sessions = max_sessions
-        self._lock_timeout = lock_timeout_seconds
+        self._lock_settings = lock
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         # Weak: a lock lives as long as somebody holds it or waits for it.
@@ -71,7 +72,7 @@ class MemorySessionStore:
             self._entries[session.session_id] = entry
         entry.session, entry.event_id, entry.writer = session, event_id, fence.kind
         entry.fences[fence.kind] = fence.token
-        entry.expires_at = self._clock() + self._ttl
+        entry.expires_at = self._clock() + self.ttl_of(session)
         if session.deleted or session.seq == 1:
             entry.events.clear()
         entry.events.append(reply)
@@ -91,18 +92,43 @@ class MemorySessionStore:
         missing = max(0, entry.session.seq - after_seq)
         return list(entry.events)[-missing:] if missing else []
 
+    async def restore(
+        self, session: SessionData, *, event_id: str, fence: Fence, events: Sequence[bytes], ttl_seconds: float
+    ) -> bool:
+        entry = self._live(session.session_id)
+        if entry is not None:
+            if entry.fences.get(fence.kind, 0) > fence.token or entry.session.version >= session.version:
+                return False
+        else:
+            entry = self._entries[session.session_id] = _Entry(session, event_id, fence.kind, 0.0)
+        entry.session, entry.event_id, entry.writer = session, event_id, fence.kind
+        entry.fences[fence.kind] = fence.token
+        entry.expires_at = self._clock() + ttl_seconds
+        entry.events = deque(events, maxlen=RECENT_EVENTS)
+        return True
+
+    def ttl_of(self, session: SessionData) -> float:
+        return session.ttl_seconds or self._ttl
+
+    async def accept_server(self) -> None:
+        """There is no other server than this process."""
+
     async def next_fence(self) -> int:
         self._last_fence += 1
         return self._last_fence
 
+    def lock(self, session_id: str) -> AbstractAsyncContextManager[Fence]:
+        return self._hold(session_id, self._lock_settings) if self._lock_settings is not None else no_locks()
+
     @asynccontextmanager
-    async def lock(self, session_id: str) -> AsyncIterator[Fence]:
+    async def _hold(self, session_id: str, settings: LockSettings) -> AsyncIterator[Fence]:
         lock = self._locks.setdefault(session_id, asyncio.Lock())
         try:
-            async with asyncio.timeout(self._lock_timeout):
+            async with asyncio.timeout(settings.patience_seconds):
                 await lock.acquire()
         except TimeoutError as error:
-            raise LockTimeout(f"The lock of session {session_id} was not free in {self._lock_timeout} s.") from error
+            waited = f"{settings.patience_seconds:g} s"
+            raise LockTimeout(f"The lock of session {session_id} was not free in {waited}.") from error
         try:
             yield Fence("lock", await self.next_fence())
         finally:
@@ -115,7 +141,7 @@ class MemorySessionStore:
     async def progress(self, partitions: Sequence[str]) -> dict[str, int]:
         return {partition: self._progress[partition] for partition in partitions if partition in self._progress}
 
-    async def stats(self) -> StoreStats:
+    async def get_stats(self) -> StoreStats:
         now = self._clock()
         active = sum(not entry.session.deleted and entry.expires_at > now for entry in self._entries.values())
         return StoreStats("in_memory", True, {"active_sessions": active})

@@ -72,7 +72,8 @@ class StoreStats:
 class SessionStore(Protocol):
     """Sessions, each with its newest reply events, for a limited time after their last activity.
 
-    Every method may raise `StoreUnavailable`; every write is safe to repeat.
+    Every method may raise `StoreUnavailable`, and where loss is watched for `StoreReplaced`; every write is safe to
+    repeat.
     """
 
     async def load(self, session_id: str) -> Stored | None:
@@ -101,6 +102,23 @@ class SessionStore(Protocol):
         follow `after_seq`; possibly a few older ones before them."""
         ...
 
+    async def restore(
+        self, session: SessionData, *, event_id: str, fence: Fence, events: Sequence[bytes], ttl_seconds: float
+    ) -> bool:
+        """Puts back what the store lost: `session` with its newest reply `events`, oldest first, for `ttl_seconds`.
+
+        Returns whether it did: not where the store has this version or a later one, nor over a later fence.
+        """
+        ...
+
+    def ttl_of(self, session: SessionData) -> float:
+        """How many seconds `session` lives after its last activity."""
+        ...
+
+    async def accept_server(self) -> None:
+        """Goes on with the server that answers now, after `StoreReplaced`."""
+        ...
+
     async def next_fence(self) -> int:
         """A token larger than every one given before."""
         ...
@@ -111,6 +129,8 @@ class SessionStore(Protocol):
 
         Raises:
             LockTimeout: on entry, after the configured attempts.
+            LocksUnavailable: on entry, when too few lock nodes answer.
+            LockingDisabled: on entry, when locks are switched off.
             LockLost: on exit, when the lease had ended before.
         """
         ...
@@ -123,7 +143,9 @@ class SessionStore(Protocol):
         """What `save_progress` has for these `topic:partition`; those it never saw are absent."""
         ...
 
-    async def stats(self) -> StoreStats: ...
+    async def get_stats(self) -> StoreStats:
+        """Never raises: a store that is away says so."""
+        ...
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless the store answers."""

@@ -15,8 +15,8 @@ from schemas.inbound import InboundEvent, decode_inbound
 from schemas.partition import home_partition
 from schemas.replies import ReplyEvent, decode_reply
 from schemas.session import SessionData
-from store.connect import RedisSettings, connect
 from store.redis import RedisSessionStore
+from store.redis.connect import RedisSettings, connect
 from tests.processes import Pipeline
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, assert_never
 
-from schemas.fold import merge_patch, next_position, source_key
+from schemas.fold import fact_fields, merge_patch, source_key
 from schemas.frozen import frozen
 from schemas.identity import turn_id
 from schemas.inbound import (
@@ -104,7 +104,7 @@ def failed(
     # Named after its record as well: a redriven record has the same inbound id, and its answer is another event.
     event_id = turn_id(session_id, f"{inbound_id}\n{source_key(source)}:{source.offset}")
     return TurnFailed(
-        **_position(event_id, session_id, inbound_id, source, session, now),
+        **fact_fields(event_id, session_id, inbound_id, source, session, now.ms, now.rfc3339),
         actor="system",
         code=code,
         error=error,
@@ -162,22 +162,5 @@ def effective(changes: Changes, session: SessionData | None) -> Changes:
 
 
 def _of(event: InboundEvent, source: Source, session: SessionData | None, now: Moment) -> dict[str, Any]:
-    return _position(turn_id(event.session_id, event.id), event.session_id, event.id, source, session, now)
-
-
-def _position(
-    event_id: str, session_id: str, inbound_id: str, source: Source, session: SessionData | None, now: Moment
-) -> dict[str, Any]:
-    """The fields that every fact has."""
-    epoch, seq, version = next_position(session, now.ms)
-    return {
-        "id": event_id,
-        "session_id": session_id,
-        "epoch": epoch,
-        "seq": seq,
-        "version": version,
-        "inbound_id": inbound_id,
-        "source": source,
-        "completed_at": now.rfc3339,
-        "applied_before": session.applied if session is not None and session.deleted else None,
-    }
+    event_id = turn_id(event.session_id, event.id)
+    return fact_fields(event_id, event.session_id, event.id, source, session, now.ms, now.rfc3339)

@@ -13,16 +13,17 @@ A crash between any two steps is repaired by redelivery, which takes the way of 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from schemas.fold import evolve, source_key
-from schemas.headers import cloud_event_headers, header
+from schemas.headers import header
 from schemas.identity import derived_inbound_id
 from schemas.inbound import Message
 from schemas.partition import home_partition
-from schemas.publishing import Publisher, Record
+from schemas.publishing import Publisher
+from schemas.records import reply_record
 from schemas.replies import ReplyEvent, Source, TurnFailed, decode_reply, encode_reply
 from schemas.session import SessionData
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
@@ -34,6 +35,7 @@ from workers.decision import Draft, completed, customer_message, decided, failed
 from workers.deltas import DeltaStream
 from workers.errors import NotOwner, PermanentError
 from workers.generation.protocol import Generator, Question, Retrieval, Retriever
+from workers.marks import ReplyMarks
 from workers.observer import LockReason, Observer
 from workers.records import Taken
 
@@ -63,6 +65,7 @@ class TurnParts:
     generator: Generator
     cancellations: Cancellations
     observer: Observer
+    marks: ReplyMarks = field(default_factory=ReplyMarks)
     lock_everything: bool = False
     """`ordering=lock`: run every turn under the lock, for comparison and for topics that are not keyed."""
 
@@ -243,15 +246,13 @@ class TurnProcessor:
             self._parts.observer.republished()
 
     async def _publish(self, fact: ReplyEvent, reply: bytes, traceparent: bytes | None) -> None:
-        headers = cloud_event_headers(fact.id, f"supportstream.{fact.type}.v1", "/workers", fact.completed_at)
-        if traceparent is not None:
-            headers.append(("traceparent", traceparent))
-        await self._parts.publisher.publish(
-            Record(
-                topic=self._parts.topics.replies,
-                key=fact.session_id.encode(),
-                value=reply,
-                partition=home_partition(fact.session_id, self.partitions),
-                headers=headers,
-            )
+        record = reply_record(
+            fact,
+            reply,
+            topic=self._parts.topics.replies,
+            partitions=self.partitions,
+            source="/workers",
+            traceparent=traceparent,
         )
+        position = await self._parts.publisher.publish(record)
+        self._parts.marks.published(position)

@@ -59,7 +59,7 @@ async def _store(settings: Settings) -> str:
     store = wiring.session_store(settings)
     try:
         await store.ping()
-        stats = await store.stats()
+        stats = await store.get_stats()
         return " ".join([stats.type, *(f"{name}={value}" for name, value in stats.details.items())])
     finally:
         await store.close()

@@ -70,7 +70,7 @@ async def ingress_app(
                 "status": "running",
                 "features": ["websocket", "chat", "resume", "chat page"],
                 "sockets": side.edge.sockets,
-                "session_store": asdict(await store.stats()),
+                "session_store": asdict(await store.get_stats()),
             }
 
         parts = IngressParts(

@@ -21,7 +21,7 @@ def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) ->
             "partitions": sorted(str(partition) for partition in worker.dispatcher.assignments),
             "open_records": worker.dispatcher.open_records,
             "knowledge": worker.knowledge(),
-            "session_store": asdict(await store.stats()),
+            "session_store": asdict(await store.get_stats()),
         }
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

@@ -11,27 +11,29 @@ class Script:
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-# The session is a hash: `version`, `event` (id of the newest reply event), `writer`, one field per kind of fence and
-# `state`. Its newest reply events are a list beside it.
+# The session is a hash: `version`, `event` (id of the newest reply event), `writer`, one field per kind of fence, `key`
+# (which encryption key sealed it) and `state`. Its newest reply events are a list beside it.
 #
 # The fence is checked first, so that a writer that lost its right is told so even when it is behind as well. Being
 # behind is no error when the newest event is the caller's own: its first attempt succeeded and the response was lost.
+# That answer touches the session, so that a WAIT for replicas after it covers the first attempt's write.
 COMMIT_TURN = Script("""
 local session, events = KEYS[1], KEYS[2]
 local expected, kind, token, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local version, state, reply = ARGV[5], ARGV[6], ARGV[7]
-local ttl_ms, keep, first = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1'
+local ttl_ms, keep, first, key = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1', ARGV[11]
 local stored = redis.call('HMGET', session, 'version', 'event', kind)
 if stored[3] and tonumber(stored[3]) > tonumber(token) then
   return {'FENCED', stored[3]}
 end
 if (stored[1] or '0') ~= expected then
   if stored[2] == event then
+    redis.call('PEXPIRE', session, ttl_ms)
     return {'ALREADY', redis.call('LINDEX', events, -1)}
   end
   return {'STALE', stored[1] or '0'}
 end
-redis.call('HSET', session, 'version', version, 'event', event, 'writer', kind, kind, token, 'state', state)
+redis.call('HSET', session, 'version', version, 'event', event, 'writer', kind, kind, token, 'key', key, 'state', state)
 if first then
   redis.call('DEL', events)
 end
@@ -41,6 +43,41 @@ end
 redis.call('PEXPIRE', session, ttl_ms)
 redis.call('PEXPIRE', events, ttl_ms)
 return {'APPLIED'}
+""")
+
+RESTORE = Script("""
+local session, events = KEYS[1], KEYS[2]
+local version, kind, token, event, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ttl_ms, key = ARGV[6], ARGV[7]
+local stored = redis.call('HMGET', session, 'version', kind)
+if stored[2] and tonumber(stored[2]) > tonumber(token) then
+  return 0
+end
+if stored[1] and tonumber(stored[1]) >= tonumber(version) then
+  return 0
+end
+redis.call('HSET', session, 'version', version, 'event', event, 'writer', kind, kind, token, 'key', key, 'state', state)
+redis.call('DEL', events)
+for i = 8, #ARGV do
+  redis.call('RPUSH', events, ARGV[i])
+end
+redis.call('PEXPIRE', session, ttl_ms)
+redis.call('PEXPIRE', events, ttl_ms)
+return 1
+""")
+
+# Writes what was sealed anew only over what it was made from; a turn that came in between wins.
+RESEAL = Script("""
+local session, events = KEYS[1], KEYS[2]
+local version, key, state = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('HGET', session, 'version') ~= version then
+  return 0
+end
+redis.call('HSET', session, 'key', key, 'state', state)
+for i = 4, #ARGV do
+  redis.call('LSET', events, i - 4, ARGV[i])
+end
+return 1
 """)
 
 # Tokens are the server's clock in µs, pushed up where it stands still or goes back, so they keep growing even when a
@@ -64,4 +101,4 @@ end
 return 'OK'
 """)
 
-ALL_SCRIPTS = (COMMIT_TURN, NEXT_FENCE, SAVE_PROGRESS)
+ALL_SCRIPTS = (COMMIT_TURN, RESTORE, RESEAL, NEXT_FENCE, SAVE_PROGRESS)

@@ -1,53 +1,56 @@
 """Sessions in Redis: one hash and one list each, under one hash tag; each write is one Lua script."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import orjson
-from redis.asyncio import Redis
-from redis.exceptions import LockError as RedisLockError
-from redis.exceptions import LockNotOwnedError, RedisError
 
 from schemas.session import RECENT_EVENTS, SessionData
-from store.errors import CorruptSession, LockLost, LockTimeout, StoreUnavailable
+from store.encryption import Cipher, PlainText
+from store.errors import CorruptSession
+from store.locking import DEFAULT_LOCK, LockSettings, no_locks
 from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, Stale, Stored, StoreStats
+from store.redis.active import ActiveSessions
+from store.redis.connect import RedisConnections
+from store.redis.keys import Keys
 from store.redis.round_trips import RoundTrips
-from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, SAVE_PROGRESS
-
-
-@dataclass(frozen=True, slots=True)
-class LockSettings:
-    """How long a lock is held and waited for."""
-
-    lease_seconds: float = 10.0
-    retry_attempts: int = 3
-    """Each waits `lease_seconds` at most."""
+from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
+from store.redis.statistics import server_statistics
+from store.redlock import Redlock
 
 
 class RedisSessionStore:
-    """Keeps the promises of `store.protocol.SessionStore` in Redis 6.2 or later.
+    """Keeps the promises of `store.protocol.SessionStore` in Redis 6.2 or later. `connections` are closed with it.
 
-    `client` should use a blocking connection pool and not decode responses; it is closed with the store.
+    `lock_nodes` are clients of the lock's nodes, where they are others than Redis itself; `lock` None: no locks.
     """
 
     def __init__(
         self,
-        client: Redis,
+        connections: RedisConnections,
         *,
         ttl_seconds: float,
         key_prefix: str = "agent:session:",
-        lock: LockSettings | None = None,
+        lock: LockSettings | None = DEFAULT_LOCK,
+        lock_nodes: Sequence[object] = (),
+        cipher: Cipher | None = None,
     ) -> None:
-        self._client = client
-        pool = client.connection_pool
-        self._round_trips = RoundTrips(pool, time_limit=pool.connection_kwargs["socket_timeout"])
-        self._ttl_ms = int(ttl_seconds * 1000)
-        self._prefix = key_prefix
-        self._lock = lock or LockSettings()
+        self._connections = connections
+        self._round_trips = RoundTrips(connections.link)
+        self._ttl_seconds = ttl_seconds
+        self._keys = Keys(key_prefix)
+        self._cipher = cipher or PlainText()
+        self._active = ActiveSessions(connections.client, self._keys)
+        self.locks = (
+            Redlock(
+                lock_nodes or [connections.client], key_prefix=key_prefix, settings=lock, next_fence=self.next_fence
+            )
+            if lock is not None
+            else None
+        )
 
     async def load(self, session_id: str) -> Stored | None:
-        state, writer = await self._round_trips.run("HMGET", self._session_key(session_id), "state", "writer")
+        state, writer = await self._round_trips.run("HMGET", self._keys.session(session_id), "state", "writer")
         if state is None:
             return None
         return Stored(self._decode(session_id, state), "lock" if writer == b"lock" else "partition")
@@ -62,27 +65,29 @@ class RedisSessionStore:
     async def commit_turn(
         self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
     ) -> CommitOutcome:
+        session_id, seal = session.session_id, self._cipher.seal
         outcome = await self._round_trips.run_script(
             COMMIT_TURN,
-            [self._session_key(session.session_id), self._events_key(session.session_id)],
+            [self._keys.session(session_id), self._keys.events(session_id)],
             [
                 expected_version,
                 fence.kind,
                 fence.token,
                 event_id,
                 session.version,
-                session.to_json(),
-                reply,
-                self._ttl_ms,
+                seal(session_id, session.to_json()),
+                seal(session_id, reply),
+                int((session.ttl_seconds or self._ttl_seconds) * 1000),
                 RECENT_EVENTS,
                 int(session.deleted or session.seq == 1),
+                self._cipher.key_id,
             ],
         )
         match outcome[0]:
             case b"APPLIED":
                 return Applied()
             case b"ALREADY":
-                return Already(outcome[1])
+                return Already(self._cipher.open(session_id, outcome[1]))
             case b"STALE":
                 return Stale(int(outcome[1]))
             case b"FENCED":
@@ -90,81 +95,82 @@ class RedisSessionStore:
         raise CorruptSession(f"commit_turn answered {outcome!r}")
 
     async def newest_event(self, session_id: str) -> bytes | None:
-        newest: bytes | None = await self._round_trips.run("LINDEX", self._events_key(session_id), -1)
-        return newest
+        newest: bytes | None = await self._round_trips.run("LINDEX", self._keys.events(session_id), -1)
+        return None if newest is None else self._cipher.open(session_id, newest)
 
     async def events(self, session_id: str, after_seq: int = 0) -> Sequence[bytes]:
-        events: list[bytes] = await self._round_trips.run("LRANGE", self._events_key(session_id), 0, -1)
-        if not events:
+        sealed: list[bytes] = await self._round_trips.run("LRANGE", self._keys.events(session_id), 0, -1)
+        if not sealed:
             return []
-        newest_seq: int = orjson.loads(events[-1])["seq"]
-        missing = max(0, newest_seq - after_seq)
-        return events[-missing:] if missing else []
+        newest = self._cipher.open(session_id, sealed[-1])
+        newest_seq: int = orjson.loads(newest)["seq"]
+        missing = min(len(sealed), max(0, newest_seq - after_seq))
+        if not missing:
+            return []
+        older = sealed[len(sealed) - missing : -1]
+        return [*(self._cipher.open(session_id, event) for event in older), newest]
+
+    async def restore(
+        self, session: SessionData, *, event_id: str, fence: Fence, events: Sequence[bytes], ttl_seconds: float
+    ) -> bool:
+        session_id, seal = session.session_id, self._cipher.seal
+        done: int = await self._round_trips.run_script(
+            RESTORE,
+            [self._keys.session(session_id), self._keys.events(session_id)],
+            [
+                session.version,
+                fence.kind,
+                fence.token,
+                event_id,
+                seal(session_id, session.to_json()),
+                max(1, int(ttl_seconds * 1000)),
+                self._cipher.key_id,
+                *(seal(session_id, event) for event in events),
+            ],
+        )
+        return done == 1
+
+    def ttl_of(self, session: SessionData) -> float:
+        return session.ttl_seconds or self._ttl_seconds
+
+    async def accept_server(self) -> None:
+        self._round_trips.accept_server()
 
     async def next_fence(self) -> int:
-        return int(await self._round_trips.run_script(NEXT_FENCE, [f"{self._prefix}fence"], []))
+        return int(await self._round_trips.run_script(NEXT_FENCE, [self._keys.fence], []))
 
-    @asynccontextmanager
-    async def lock(self, session_id: str) -> AsyncIterator[Fence]:
-        lock = self._client.lock(
-            f"{self._session_key(session_id)}:lock",
-            timeout=self._lock.lease_seconds,
-            blocking_timeout=self._lock.lease_seconds * self._lock.retry_attempts,
-            sleep=0.02,
-        )
-        try:
-            if not await lock.acquire():
-                waited = self._lock.lease_seconds * self._lock.retry_attempts
-                raise LockTimeout(f"The lock of session {session_id} was not free in {waited:g} s.")
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis does not answer: {error}") from error
-        # Asked for while the lock is held: whoever gets the lock later has a larger token.
-        fence = Fence("lock", await self.next_fence())
-        try:
-            yield fence
-        finally:
-            try:
-                await lock.release()
-            except LockNotOwnedError as error:
-                raise LockLost(f"The lease of session {session_id}'s lock ended while it was held.") from error
-            except (RedisLockError, RedisError, OSError) as error:
-                raise StoreUnavailable(f"The lock of session {session_id} was not released: {error}") from error
+    def lock(self, session_id: str) -> AbstractAsyncContextManager[Fence]:
+        return self.locks.hold(session_id) if self.locks is not None else no_locks()
 
     async def save_progress(self, offsets: Mapping[str, int]) -> None:
         if offsets:
             args = [part for item in offsets.items() for part in item]
-            await self._round_trips.run_script(SAVE_PROGRESS, [f"{self._prefix}progress"], args)
+            await self._round_trips.run_script(SAVE_PROGRESS, [self._keys.progress], args)
 
     async def progress(self, partitions: Sequence[str]) -> dict[str, int]:
         if not partitions:
             return {}
-        offsets = await self._round_trips.run("HMGET", f"{self._prefix}progress", *partitions)
+        offsets = await self._round_trips.run("HMGET", self._keys.progress, *partitions)
         return {
             partition: int(offset) for partition, offset in zip(partitions, offsets, strict=True) if offset is not None
         }
 
-    async def stats(self) -> StoreStats:
-        try:
-            info = await self._client.info()
-        except (RedisError, OSError) as error:
-            return StoreStats("redis", False, {"error": str(error)})
-        shown = ("redis_version", "connected_clients", "used_memory_human", "total_commands_processed")
-        return StoreStats("redis", True, {name: info[name] for name in shown if name in info})
+    async def get_stats(self) -> StoreStats:
+        stats = await server_statistics(self._connections.client)
+        if stats.connected:
+            stats.details.update(self._active.count())
+        return stats
 
     async def ping(self) -> None:
         await self._round_trips.run("PING")
 
     async def close(self) -> None:
+        await self._active.close()
         await self._round_trips.close()
-        await self._client.aclose()
+        await self._connections.close()
 
-    def _session_key(self, session_id: str) -> str:
-        return f"{self._prefix}{{{session_id}}}"
-
-    def _events_key(self, session_id: str) -> str:
-        return f"{self._prefix}{{{session_id}}}:events"
-
-    def _decode(self, session_id: str, state: bytes) -> SessionData:
+    def _decode(self, session_id: str, sealed: bytes) -> SessionData:
+        state = self._cipher.open(session_id, sealed)
         try:
             session = SessionData.from_json(state)
         except (orjson.JSONDecodeError, TypeError, KeyError) as error:

@@ -4,16 +4,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ops.local.redis import RedisServer
-from store.connect import RedisSettings, connect
+from store.encryption import FernetCipher, PlainText, new_key
+from store.locking import LockSettings
 from store.memory import MemorySessionStore
 from store.protocol import SessionStore
 from store.redis import RedisSessionStore
-from store.redis.sessions import LockSettings
+from store.redis.connect import RedisSettings, connect
 
 DEADLINE_S = 10.0
+KEY = new_key()
 
 
 class Time:
@@ -32,23 +33,25 @@ class Backend:
 
     name: str
     prefix: str
-    server: RedisServer | None
+    redis: RedisSettings | None
+    """None: in memory."""
+    encrypted: bool = False
     clock: Time = field(default_factory=Time)
     made_at: float = field(default_factory=time.monotonic)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def store(self, *, ttl_seconds: float = 60.0, lease_seconds: float = 2.0, attempts: int = 1) -> SessionStore:
         made: SessionStore
-        if self.server is None:
-            made = MemorySessionStore(
-                ttl_seconds=ttl_seconds, lock_timeout_seconds=lease_seconds * attempts, clock=self.clock
-            )
+        lock = LockSettings(lease_seconds, attempts)
+        if self.redis is None:
+            made = MemorySessionStore(ttl_seconds=ttl_seconds, lock=lock, clock=self.clock)
         else:
             made = RedisSessionStore(
-                connect(RedisSettings(self.server.url, socket_timeout=2.0)),
+                connect(replace(self.redis, socket_timeout=2.0)),
                 ttl_seconds=ttl_seconds,
                 key_prefix=self.prefix,
-                lock=LockSettings(lease_seconds, attempts),
+                lock=lock,
+                cipher=FernetCipher([KEY]) if self.encrypted else PlainText(),
             )
         self.stack.push_async_callback(made.close)
         return made
@@ -56,12 +59,12 @@ class Backend:
     @property
     def age(self) -> float:
         """Seconds of the store's time since this backend was made."""
-        return self.clock.now - self.clock.begun if self.server is None else time.monotonic() - self.made_at
+        return self.clock.now - self.clock.begun if self.redis is None else time.monotonic() - self.made_at
 
     async def until(self, check: Callable[[], Awaitable[bool]]) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while not await check():
             assert time.monotonic() < deadline, "not within the deadline"
-            if self.server is None:
+            if self.redis is None:
                 self.clock.now += 0.01
             await asyncio.sleep(0.01)

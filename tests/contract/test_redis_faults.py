@@ -9,14 +9,15 @@ import pytest
 from redis.asyncio import Redis
 
 from ops.local.redis import RedisServer
-from store.connect import RedisSettings, connect
 from store.errors import CorruptSession, LockLost, StoreUnavailable
+from store.locking import LockSettings
 from store.protocol import Applied, CommitOutcome, Fenced
 from store.redis import RedisSessionStore
-from store.redis.sessions import LockSettings
+from store.redis.connect import RedisSettings, connect
 from tests.contract.sessions import commit, commit_up_to, session
 
 DEADLINE_S = 10.0
+LEASE_S = 0.2
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ async def store(own_server: RedisServer) -> AsyncIterator[RedisSessionStore]:
     made = RedisSessionStore(
         connect(RedisSettings(own_server.url, socket_timeout=1.0, socket_connect_timeout=1.0)),
         ttl_seconds=60,
-        lock=LockSettings(lease_seconds=0.2, retry_attempts=5),
+        lock=LockSettings(lease_seconds=LEASE_S, retry_attempts=5),
     )
     yield made
     await made.close()
@@ -79,7 +80,7 @@ async def test_a_server_that_dies_is_unavailable_and_works_again_when_it_is_back
             await commit(store, session(seq=2))
         with pytest.raises(StoreUnavailable):
             await store.ping()
-    assert not (await store.stats()).connected
+    assert not (await store.get_stats()).connected
     await asyncio.to_thread(own_server.start)
     await store.ping()
     assert await store.load("s1") is None
@@ -116,15 +117,17 @@ async def test_a_server_that_takes_no_writes_for_now_is_unavailable(
         await commit(store, session(seq=2))
 
 
-async def test_a_lease_that_ended_is_told_and_what_its_holder_writes_is_fenced(store: RedisSessionStore) -> None:
-    """O: a holder that was paused too long."""
+async def test_a_lease_that_ended_is_told_and_what_its_holder_writes_is_fenced(
+    store: RedisSessionStore, client: Redis
+) -> None:
+    """O: a holder that was paused too long; that its lease ended is played by deleting the lock."""
 
-    async def held_too_long() -> CommitOutcome:
+    async def held_too_long() -> None:
         async with store.lock("s1") as late:
+            await client.delete("agent:session:{s1}:lock")
             async with store.lock("s1") as later:
                 assert await commit(store, session(), kind="lock", token=later.token) == Applied()
             outcomes.append(await commit(store, session(seq=2), kind="lock", token=late.token))
-        return outcomes[0]
 
     outcomes: list[CommitOutcome] = []
     with pytest.raises(LockLost, match="s1"):
@@ -132,10 +135,19 @@ async def test_a_lease_that_ended_is_told_and_what_its_holder_writes_is_fenced(s
     assert isinstance(outcomes[0], Fenced)
 
 
-async def test_a_lock_that_cannot_be_released_is_told(store: RedisSessionStore, own_server: RedisServer) -> None:
-    with pytest.raises(StoreUnavailable):
-        async with store.lock("s1"):
-            await asyncio.to_thread(own_server.server.kill)
+async def test_a_lock_is_renewed_while_it_is_held(store: RedisSessionStore, client: Redis) -> None:
+    """O, P: a long turn keeps its lock; the lease bounds only what a dead holder holds up."""
+    async with store.lock("s1"):
+        begun = time.monotonic()
+        while time.monotonic() < begun + 3 * LEASE_S:
+            assert await client.exists("agent:session:{s1}:lock")
+            await asyncio.sleep(LEASE_S / 10)
+    assert not await client.exists("agent:session:{s1}:lock")
+
+
+async def test_a_lock_that_cannot_be_released_ends_by_itself(store: RedisSessionStore, own_server: RedisServer) -> None:
+    async with store.lock("s1"):
+        await asyncio.to_thread(own_server.server.kill)
 
 
 async def test_a_lock_of_a_server_that_is_away_is_unavailable(

@@ -1,6 +1,7 @@
 """What every session store promises, on every backend (`store.protocol`)."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -217,6 +218,51 @@ async def test_progress_is_exact_beyond_what_a_float_holds(store: SessionStore) 
     assert await store.progress(["t:0"]) == {"t:0": 2**53 + 1}
 
 
+async def test_what_was_lost_is_put_back_once_and_never_over_something_newer(store: SessionStore) -> None:
+    """R"""
+    lost = session(seq=3)
+    events = [reply_of(session(seq=seq)) for seq in (1, 2, 3)]
+    await commit_up_to(store, 1)
+
+    async def restore(token: int = 5) -> bool:
+        return await store.restore(
+            lost, event_id="event-s1-3", fence=Fence("partition", token), events=events, ttl_seconds=30.0
+        )
+
+    assert await restore()
+    assert await store.load("s1") == Stored(lost, "partition")
+    assert await store.events("s1") == events
+    assert not await restore()
+    assert await commit(store, session(seq=4), token=4) == Fenced(5)
+    assert await commit(store, lost, token=5) == Already(events[-1])
+    assert await commit(store, session(seq=4), token=5) == Applied()
+    assert not await restore(6)
+    assert await store.get("s1") == session(seq=4)
+
+
+async def test_a_restored_session_is_not_written_over_a_later_owner(store: SessionStore) -> None:
+    """O"""
+    await commit(store, session(), token=9)
+    late = session(seq=2)
+    fence = Fence("partition", 8)
+    assert not await store.restore(late, event_id="e", fence=fence, events=[reply_of(late)], ttl_seconds=30.0)
+    assert await store.get("s1") == session()
+
+
+async def test_a_session_may_have_a_time_to_live_of_its_own(backend: Backend) -> None:
+    store = backend.store(ttl_seconds=60.0)
+    brief = replace(session(), ttl_seconds=1)
+    assert store.ttl_of(brief) == 1
+    await commit(store, brief)
+    await commit(store, session("s2"))
+
+    async def gone() -> bool:
+        return not await store.exists("s1")
+
+    await backend.until(gone)
+    assert await store.exists("s2")
+
+
 async def test_a_lock_excludes_others_of_its_session_only(backend: Backend) -> None:
     """O, P"""
     store = backend.store(lease_seconds=5.0)
@@ -267,6 +313,6 @@ async def test_a_lock_is_free_after_its_holder_failed(store: SessionStore) -> No
 async def test_it_answers_and_tells_what_it_is(backend: Backend) -> None:
     store = backend.store()
     await store.ping()
-    stats = await store.stats()
+    stats = await store.get_stats()
     assert stats.connected
-    assert stats.type == {"memory": "in_memory", "redis": "redis"}[backend.name]
+    assert stats.type == ("in_memory" if backend.name == "memory" else "redis")

@@ -117,4 +117,4 @@ async def test_beyond_its_bound_the_session_that_was_idle_longest_is_forgotten()
             after, expected_version=version - 1, event_id=str(version), fence=Fence("lock", 1), reply=reply_of(after)
         )
     assert [await store.exists(session_id) for session_id in "abc"] == [True, False, True]
-    assert (await store.stats()).details["active_sessions"] == 2
+    assert (await store.get_stats()).details["active_sessions"] == 2

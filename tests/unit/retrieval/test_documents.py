@@ -57,7 +57,7 @@ def test_a_bad_file_says_what_to_do(
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableDocument, match="cannot be opened"):
+    with pytest.raises(UnreadableDocument, match="There is no file"):
         read_document(tmp_path / "gone.md", HashEncoder(), now=NOW)
 
 

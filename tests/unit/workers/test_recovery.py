@@ -9,6 +9,7 @@ from schemas.publishing import BrokerUnavailable, PublishError, RecordTooLarge
 from schemas.replies import TurnCompleted, TurnFailed
 from schemas.session import SessionData
 from store.errors import CorruptSession, LockTimeout, StoreError, StoreUnavailable
+from store.locking import LockSettings
 from store.memory import MemorySessionStore
 from store.protocol import Stored
 from tests.unit.workers.fakes import TOPICS, FakeRecord, Worker, answer_texts, away, home, inbound, until
@@ -170,7 +171,7 @@ async def test_a_fenced_writer_leaves_the_record_to_the_owner() -> None:
 
 
 async def test_a_lock_that_is_never_free_ends_in_the_dead_letter_topic_and_the_customer_is_told_later() -> None:
-    store = MemorySessionStore(ttl_seconds=60, lock_timeout_seconds=0.005)
+    store = MemorySessionStore(ttl_seconds=60, lock=LockSettings(retry_attempts=1, lease_seconds=0.005))
     worker = Worker(store, attempts=2)
     async with store.lock("s1"):
         running = asyncio.create_task(worker.run(inbound("s1", 0, at=away("s1"), id="m1", text="Hello")))

@@ -1,0 +1,26 @@
+"""The names of keys in Redis. All of a session share its hash tag, and with it a cluster's slot."""
+
+
+class Keys:
+    """Keys under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.fence = f"{prefix}fence"
+        self.progress = f"{prefix}progress"
+
+    def session(self, session_id: str) -> str:
+        return f"{self._prefix}{{{session_id}}}"
+
+    def events(self, session_id: str) -> str:
+        return f"{self._prefix}{{{session_id}}}:events"
+
+    @property
+    def pattern(self) -> str:
+        """What SCAN matches session keys by; their lists and locks don't end like this."""
+        escaped = "".join(f"\\{character}" if character in "*?[]\\" else character for character in self._prefix)
+        return f"{escaped}{{*}}"
+
+    def session_id(self, key: bytes) -> str:
+        """The session whose key this is."""
+        return key.decode()[len(self._prefix) + 1 : -1]

@@ -1,0 +1,31 @@
+"""Whether the server that answers is still the one that was written to.
+
+A Redis that was replaced, by a failover or a restart, may lack writes that it had acknowledged. It shows by its run id.
+"""
+
+from collections.abc import Hashable
+
+from store.errors import StoreReplaced
+
+
+class ServerWatch:
+    """Notices another server. Off unless `strict`: who only reads need not care. No I/O."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
+        self._known: Hashable = None
+        self._newest: Hashable = None
+
+    def seen(self, server: Hashable) -> None:
+        """A server answered under this identity."""
+        self._newest = server
+        if self._known is None:
+            self._known = server
+
+    def accept(self) -> None:
+        self._known = self._newest
+
+    def check(self) -> None:
+        """Raises StoreReplaced while another server answers than the one that was accepted last."""
+        if self._strict and self._newest != self._known:
+            raise StoreReplaced("Redis was replaced or restarted, and may lack acknowledged writes.")
