@@ -53,6 +53,15 @@ class Metrics:
         self._republished = Counter(
             "supportstream_republished_replies", "Stored replies published again.", registry=registry
         )
+        self._forgot = Counter(
+            "supportstream_store_losses",
+            "Times the store was seen to have lost writes, by sign.",
+            ["sign"],
+            registry=registry,
+        )
+        self._restored = Counter(
+            "supportstream_sessions_restored", "Sessions put back from the reply topic.", registry=registry
+        )
         self._accepted = Counter(
             "supportstream_inbound_accepted", "Inbound events that Kafka acknowledged.", registry=registry
         )
@@ -91,6 +100,12 @@ class Metrics:
 
     def republished(self) -> None:
         self._republished.inc()
+
+    def store_forgot(self, sign: str) -> None:
+        self._forgot.labels(sign).inc()
+
+    def sessions_restored(self, count: int) -> None:
+        self._restored.inc(count)
 
     def inbound_accepted(self) -> None:
         self._accepted.inc()

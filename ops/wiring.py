@@ -32,10 +32,12 @@ from workers.app import GroupSettings
 from workers.cancellations import Cancellations
 from workers.clock import utc_now_rfc3339
 from workers.dead_letters import DeadLetters
-from workers.dispatch import Consumer, Dispatcher, DispatchSettings
+from workers.dispatch import Dispatcher, DispatchSettings
 from workers.generation.protocol import Generator, Retriever
-from workers.observer import Observer
+from workers.marks import ReplyMarks
 from workers.recovery import ResilientTurns, RetrySettings
+from workers.repair import StoreRepair
+from workers.rights import Consumer
 from workers.turn import TurnParts, TurnProcessor
 
 log = structlog.get_logger(__name__)
@@ -94,9 +96,7 @@ def session_store(settings: Settings, *, watch_for_loss: bool = False) -> Sessio
 def cipher(settings: Settings) -> Cipher:
     keys = settings.encryption_keys()
     if keys and settings.session_encryption_key is None:
-        log.warning(
-            "encryption_key_made_up", hint="this run's sessions end with it; set SESSION_ENCRYPTION_KEY"
-        )
+        log.warning("encryption_key_made_up", hint="this run's sessions end with it; set SESSION_ENCRYPTION_KEY")
     return FernetCipher(keys) if keys else PlainText()
 
 
@@ -145,7 +145,8 @@ def worker_parts(
     generator: Generator,
     retriever: Retriever | None,
     consumer: Consumer,
-    observer: Observer,
+    connection: KafkaConnection,
+    observer: Metrics,
 ) -> WorkerParts:
     topics = topic_names(settings)
     l1 = L1Cache(
@@ -153,6 +154,7 @@ def worker_parts(
         ttl_seconds=settings.session_l1_cache_ttl_seconds,
     )
     cancellations = Cancellations()
+    marks = ReplyMarks()
     turns = TurnProcessor(
         TurnParts(
             store=store,
@@ -163,6 +165,7 @@ def worker_parts(
             generator=generator,
             cancellations=cancellations,
             observer=observer,
+            marks=marks,
             lock_everything=settings.ordering == "lock",
         )
     )
@@ -175,6 +178,14 @@ def worker_parts(
         l1=l1,
         cancellations=cancellations,
         consumer=consumer,
+        repair=StoreRepair(
+            store,
+            lambda: connection.reader(auto_offset_reset="earliest"),
+            inbound_topic=topics.inbound,
+            reply_topic=topics.replies,
+            observer=observer,
+        ),
+        marks=marks,
         settings=DispatchSettings(
             concurrency=settings.worker_concurrency,
             max_open_per_partition=settings.worker_max_open_per_partition,

@@ -47,13 +47,17 @@ class GroupSettings:
 
 
 class SubscribedConsumer:
-    """The aiokafka consumer below a FastStream subscriber, as `workers.dispatch.Consumer`."""
+    """The aiokafka consumer below a FastStream subscriber, as `workers.rights.Consumer`."""
 
     def __init__(self, consumer: Callable[[], AIOKafkaConsumer | None]) -> None:
         self._current = consumer
 
     async def commit(self, offsets: dict[Partition, int]) -> None:
         await self._consumer.commit({TopicPartition(*partition): offset for partition, offset in offsets.items()})
+
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        found = {partition: await self._consumer.committed(TopicPartition(*partition)) for partition in partitions}
+        return {partition: offset for partition, offset in found.items() if offset is not None}
 
     async def restart_from_committed(self, partition: Partition) -> None:
         place = TopicPartition(*partition)

@@ -4,21 +4,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-import stamina
 import structlog
 from aiokafka.errors import KafkaError
 
 from schemas.inbound import Cancel
-from store.errors import StoreError, StoreUnavailable
+from store.errors import StoreError, StoreReplaced
 from store.l1 import L1Cache
-from store.protocol import Fence, SessionStore
+from store.protocol import SessionStore
 from workers.cancellations import Cancellations
 from workers.commits import CommitTracker
-from workers.errors import NotOwner
+from workers.errors import NotOwner, StoreForgot
 from workers.lanes import Lanes, Work
+from workers.marks import ReplyMarks
 from workers.records import Assignment, KafkaRecord, Partition, Taken, take
+from workers.rights import Consumer, Repair, Rights
 
 log = structlog.get_logger(__name__)
 
@@ -26,26 +26,6 @@ LaneWork = Work[Partition, Taken]
 
 STARTED_AT_ONCE = 64
 """Lane heads started in one turn of the event loop."""
-
-
-class Consumer(Protocol):
-    """What the dispatcher asks of the consumer that feeds it."""
-
-    async def commit(self, offsets: dict[Partition, int]) -> None:
-        """Raises KafkaError when this process is no longer a member of the group, or no broker answers."""
-        ...
-
-    async def restart_from_committed(self, partition: Partition) -> None:
-        """Reads on from the committed offset, or from the beginning where there is none."""
-        ...
-
-    async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
-
-    def pause(self, partition: Partition) -> None:
-        """Of no effect on a partition that is not assigned any more, as `resume`."""
-        ...
-
-    def resume(self, partition: Partition) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +55,8 @@ class Dispatcher:
         l1: L1Cache,
         cancellations: Cancellations,
         consumer: Consumer,
+        repair: Repair,
+        marks: ReplyMarks,
         settings: DispatchSettings,
     ) -> None:
         self._run_turn = run_turn
@@ -82,6 +64,9 @@ class Dispatcher:
         self._l1 = l1
         self._cancellations = cancellations
         self._consumer = consumer
+        self._repair = repair
+        self._marks = marks
+        self._rights = Rights(store, consumer, repair)
         self._settings = settings
         self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
         self._commits: CommitTracker[Partition] = CommitTracker()
@@ -197,9 +182,15 @@ class Dispatcher:
             offsets = self._commits.committable()
             if not offsets:
                 return
+            # Marks of its own partitions only: those of others are moved by who repairs them.
+            marks = self._marks.take({partition.partition for partition in self._assignments})
+            progress = {str(partition): offset for partition, offset in offsets.items()}
             try:
-                await self._store.save_progress({str(partition): offset for partition, offset in offsets.items()})
+                await self._store.save_progress(progress | marks)
                 await self._consumer.commit(offsets)
+            except StoreReplaced:
+                self._distrust_store("server_replaced")
+                return
             except (KafkaError, StoreError) as error:
                 # Tried again with the next interval; what is not committed is redelivered and found done.
                 log.warning("commit_failed", error=str(error) or type(error).__name__)
@@ -224,44 +215,21 @@ class Dispatcher:
 
     async def _prepare(self, partitions: list[Partition]) -> None:
         try:
-            fence, done, ends = await self._right_to(partitions)
+            granted = await self._rights.obtain(partitions, self._unready)
         except Exception as error:
             log.exception("assignment_failed")
             self.refuse(partitions, error)
             return
         # From here on nothing waits, so no record slips in between.
-        for partition in partitions:
-            done_below = done.get(str(partition), 0)
-            if ends[partition] < done_below:
-                self.refused[partition] = (
-                    f"{partition} ends at {ends[partition]}, but records up to {done_below} were applied: "
-                    "the topic was recreated. Use another topic prefix, or remove the old progress from the store."
-                )
-                log.error("partition_refused", partition=str(partition), reason=self.refused[partition])
-                continue
+        for partition, reason in granted.refused.items():
+            self.refused[partition] = reason
+            log.error("partition_refused", partition=str(partition), reason=reason)
+        for partition, done_below in granted.done_below.items():
             self._generation += 1
             self._commits.assign(partition)
-            self._assignments[partition] = Assignment(partition, self._generation, fence, done_below)
+            self._assignments[partition] = Assignment(partition, self._generation, granted.fence, done_below)
             self._consumer.resume(partition)
-        log.info("partitions_ready", count=len(partitions), fence=fence.token)
-
-    async def _right_to(self, partitions: list[Partition]) -> tuple[Fence, dict[str, int], dict[Partition, int]]:
-        """A new fence, how far the partitions are done, and where their logs end; as soon as store and broker
-        answer."""
-        async for attempt in stamina.retry_context(
-            on=(StoreUnavailable, KafkaError), attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
-        ):
-            with attempt:
-                fence = Fence("partition", await self._store.next_fence())
-                done = await self._store.progress([str(partition) for partition in partitions])
-                ends = await self._consumer.log_end(partitions)
-                while unread := self._unready.intersection(partitions):
-                    partition = unread.pop()
-                    # Before it is rewound: what comes in meanwhile makes it be read again once more.
-                    self._unready.discard(partition)
-                    await self._consumer.restart_from_committed(partition)
-                return fence, done, ends
-        raise AssertionError("retries without end")
+        log.info("partitions_ready", count=len(granted.done_below), fence=granted.fence.token)
 
     def _start_ready(self) -> None:
         """Starts lane heads, some at a time: what the first ones ask of Redis and Kafka is on its way while the next
@@ -287,22 +255,31 @@ class Dispatcher:
             done = True
         except NotOwner as error:
             self._check_ownership(work, error)
+        except StoreReplaced:
+            self._distrust_store("server_replaced")
+        except StoreForgot as error:
+            log.warning("session_behind", error=str(error))
+            if self._is_current(work):
+                self._distrust_store("session_behind")
         except Exception:
             log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
         finally:
             del self._tasks[work]
             self._lanes.finish(work)
             self._forget_cancel(work)
-            assignment = self._assignments.get(work.partition)
-            if done and assignment is not None and assignment.generation == work.generation:
+            if done and self._is_current(work):
                 self._commits.done(work.partition, work.item.record.offset)
                 self._resume_drained(work.partition)
             self._start_soon()
 
+    def _is_current(self, work: LaneWork) -> bool:
+        """Whether `work` belongs to the present assignment of its partition."""
+        assignment = self._assignments.get(work.partition)
+        return assignment is not None and assignment.generation == work.generation
+
     def _check_ownership(self, work: LaneWork, error: NotOwner) -> None:
         """A write was fenced: ask who is right."""
-        assignment = self._assignments.get(work.partition)
-        if assignment is None or assignment.generation != work.generation:
+        if not self._is_current(work):
             return
         log.warning("write_fenced", partition=str(work.partition), session_id=error.session_id)
         unfinished_from = self._commits.unfinished_from(work.partition)
@@ -311,19 +288,19 @@ class Dispatcher:
         self._prepare_soon(self._reclaim(work.partition, unfinished_from))
 
     async def _reclaim(self, partition: Partition, unfinished_from: int) -> None:
-        """Takes the partition up again if it is still ours. The group coordinator knows: it takes commits from members
-        only."""
-        async for attempt in stamina.retry_context(
-            on=StoreUnavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
-        ):
-            with attempt:
-                await self._store.save_progress({str(partition): unfinished_from})
-        try:
-            await self._consumer.commit({partition: unfinished_from})
-        except KafkaError as refusal:
-            log.warning("ownership_lost", partition=str(partition), error=str(refusal) or type(refusal).__name__)
+        if await self._rights.reclaim(partition, unfinished_from):
+            await self._prepare([partition])
+
+    def _distrust_store(self, sign: str) -> None:
+        """The store may have lost writes: nothing more is done in any partition before it is repaired."""
+        partitions = list(self._assignments)
+        if not partitions:
             return
-        await self._prepare([partition])
+        self._repair.noticed(sign)
+        for partition in partitions:
+            self._forsake(partition)
+            self._consumer.pause(partition)
+        self._prepare_soon(self._prepare(partitions))
 
     def _forsake(self, partition: Partition) -> None:
         self._drop_waiting(partition)

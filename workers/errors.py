@@ -17,6 +17,10 @@ class PermanentError(WorkerError):
         self.reason = reason
 
 
+class StoreForgot(WorkerError):
+    """The store lacks what this process wrote: repair the partition before anything else is done in it."""
+
+
 class NotOwner(WorkerError):
     """A later owner has written: this process must leave the partition's records to it."""
 

@@ -11,10 +11,10 @@ import structlog
 
 from schemas.errors import InvalidRecord
 from schemas.publishing import BrokerUnavailable
-from store.errors import LockError, LockLost, LockTimeout, StoreUnavailable
+from store.errors import LockError, LockingDisabled, LockLost, LockTimeout, StoreReplaced, StoreUnavailable, WrongKey
 from workers.clock import utc_now
 from workers.dead_letters import DeadLetters
-from workers.errors import NotOwner, PermanentError, TransientError
+from workers.errors import NotOwner, PermanentError, StoreForgot, TransientError
 from workers.observer import Observer
 from workers.records import Taken
 from workers.turn import Failure, TurnProcessor
@@ -23,6 +23,10 @@ log = structlog.get_logger(__name__)
 
 UNAVAILABLE = (StoreUnavailable, BrokerUnavailable)
 """Not the record's fault: waited for without end, for nothing can be decided or recorded meanwhile."""
+ENDS_THE_LANE = (NotOwner, StoreForgot, StoreReplaced)
+"""Nothing more may be done in the record's partition before the dispatcher has seen to it."""
+FINAL = (InvalidRecord, PermanentError, LockingDisabled, *ENDS_THE_LANE)
+"""No further attempt would go otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,13 @@ class ResilientTurns:
 
         Raises:
             NotOwner: it is another worker's business now; the offset is not done.
+            StoreForgot, StoreReplaced: the store must be repaired first; the offset is not done.
         """
         # The outer boundary of a turn: a programming error, too, must end in the dead letter topic, not in a lane
         # that stands still.
         try:
             await self._turns.run(taken)
-        except NotOwner:
+        except ENDS_THE_LANE:
             raise
         except Exception as error:
             attempts = _Attempts(self._settings.attempts, self._observer)
@@ -72,7 +77,7 @@ class ResilientTurns:
             async for attempt in self._backoff(attempts.may_retry):
                 with attempt:
                     await self._turns.run(taken)
-        except NotOwner:
+        except ENDS_THE_LANE:
             raise
         except Exception as error:
             return error
@@ -101,7 +106,10 @@ class ResilientTurns:
     async def _tell(self, taken: Taken, failure: Failure) -> None:
         try:
             await self._turns.run(taken, failure)
-        except (NotOwner, *UNAVAILABLE, LockError):
+        except LockingDisabled:
+            # A turn that fails is a turn, too: without a lock there is nobody who may write it.
+            log.warning("failure_not_told", session_id=taken.session_id, code=failure.code)
+        except (*ENDS_THE_LANE, *UNAVAILABLE, LockError):
             raise
         except Exception:
             # The record is safe in the dead letter topic; that the customer can't be told must not stop the lane.
@@ -122,6 +130,7 @@ _REASONS: dict[type[Exception], str] = {
     TransientError: "retries_exhausted",
     LockTimeout: "lock_timeout",
     LockLost: "lock_lost",
+    LockingDisabled: "locking_disabled",
 }
 
 
@@ -136,9 +145,11 @@ class _Attempts:
     def may_retry(self, error: Exception) -> bool:
         if isinstance(error, UNAVAILABLE):
             self._observer.retried(type(error).__name__)
+            if isinstance(error, WrongKey):
+                log.error("session_unreadable", error=str(error))
             return True
         self.failed += 1
-        if isinstance(error, (InvalidRecord, PermanentError, NotOwner)) or self.failed >= self._limit:
+        if isinstance(error, FINAL) or self.failed >= self._limit:
             return False
         self._observer.retried(type(error).__name__)
         return True

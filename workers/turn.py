@@ -33,7 +33,7 @@ from workers.cancellations import Cancellations
 from workers.clock import Moment, utc_now
 from workers.decision import Draft, completed, customer_message, decided, failed
 from workers.deltas import DeltaStream
-from workers.errors import NotOwner, PermanentError
+from workers.errors import NotOwner, PermanentError, StoreForgot
 from workers.generation.protocol import Generator, Question, Retrieval, Retriever
 from workers.marks import ReplyMarks
 from workers.observer import LockReason, Observer
@@ -86,6 +86,7 @@ class TurnProcessor:
             TransientError, StoreUnavailable, BrokerUnavailable, LockError: again, later.
             PermanentError, InvalidRecord: never; it belongs into the dead letter topic.
             NotOwner: somebody else has the partition.
+            StoreForgot, StoreReplaced: the store may have lost writes; repair it first.
         """
         if taken.invalid is not None and failure is None:
             raise taken.invalid
@@ -151,9 +152,11 @@ class TurnProcessor:
                 case Already(stored):
                     parts.l1.drop(session_id)
                     reply = stored
-                case Stale():
+                case Stale(version):
                     parts.observer.stale_write()
                     parts.l1.drop(session_id)
+                    if owned and session is not None and version < session.version:
+                        raise StoreForgot(f"session {session_id} stands at {version}, not at {session.version}")
                     session, unpublished = await self._load(session_id, False)
                     continue
                 case Fenced(token):

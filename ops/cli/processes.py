@@ -96,7 +96,7 @@ async def _worker(settings: Settings) -> None:
 
     stop = StopSignal()
     connection = wiring.kafka_connection(settings)
-    store = wiring.shared_session_store(settings)
+    store = wiring.shared_session_store(settings, watch_for_loss=True)
     metrics = Metrics()
     try:
         async with running_worker(settings, connection, store, metrics) as running:

@@ -77,6 +77,7 @@ async def running_worker(
                 generator=brain.generator,
                 retriever=brain.retriever,
                 consumer=app.consumer,
+                connection=connection,
                 observer=metrics,
             )
 

@@ -93,7 +93,7 @@ class PoolLink:
             self._master_checked_at = time.monotonic()
         if self._connection is None:
             connection = self._new_connection()
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             [info] = await _responses(connection, _packed(("INFO", "server")), 1)
             # A user that may not ask is told nothing; then only STALE shows a loss.
             self._watch.seen(None if isinstance(info, Exception) else _run_id(info))

@@ -9,9 +9,11 @@ from aiokafka.errors import KafkaError
 
 from store.l1 import L1Cache
 from store.memory import MemorySessionStore
+from store.protocol import Fence
 from tests.unit.workers.fakes import TOPICS, FakeRecord, inbound, until
 from workers.cancellations import Cancellations
 from workers.dispatch import Dispatcher, DispatchSettings
+from workers.marks import ReplyMarks
 from workers.records import Partition, Taken
 
 P0, P1 = Partition(TOPICS.inbound, 0), Partition(TOPICS.inbound, 1)
@@ -48,6 +50,9 @@ class FakeConsumer:
         self.commits.append(dict(offsets))
         self.committed.update(offsets)
 
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        return {partition: self.committed[partition] for partition in partitions if partition in self.committed}
+
     async def restart_from_committed(self, partition: Partition) -> None:
         await asyncio.sleep(0)
         self.positions[partition] = self.committed.get(partition, 0)
@@ -62,6 +67,21 @@ class FakeConsumer:
 
     def resume(self, partition: Partition) -> None:
         self.paused.discard(partition)
+
+
+class FakeRepair:
+    """Counts what it was asked to repair, and under which signs."""
+
+    def __init__(self) -> None:
+        self.signs: list[str] = []
+        self.repaired: list[set[Partition]] = []
+
+    def noticed(self, sign: str) -> None:
+        self.signs.append(sign)
+
+    async def run(self, partitions: Iterable[Partition], fence: Fence) -> None:
+        await asyncio.sleep(0)
+        self.repaired.append(set(partitions))
 
 
 class ManualTurns:
@@ -121,6 +141,8 @@ class Rig:
         self.store = store or MemorySessionStore(ttl_seconds=60)
         self.cancellations = Cancellations()
         self.l1 = L1Cache(size=10, ttl_seconds=60)
+        self.repair = FakeRepair()
+        self.marks = ReplyMarks()
         self.made.append(self)
         run_turn: Callable[[Taken], Awaitable[None]] = self.turns
         self.dispatcher = Dispatcher(
@@ -129,6 +151,8 @@ class Rig:
             l1=self.l1,
             cancellations=self.cancellations,
             consumer=self.consumer,
+            repair=self.repair,
+            marks=self.marks,
             settings=DispatchSettings(concurrency=8, max_open_per_partition=max_open, drain_timeout=drain),
         )
 

@@ -1,0 +1,185 @@
+"""Sessions for scripts and other systems: read them, and write them beside the workers, without losing an update.
+
+Each write is an event as well: it is decided from the session as it stands, written under the session's lock and by
+compare-and-set, and published on the reply topic, so that a rebuild from the topics knows of it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, merge_patch, number
+from schemas.identity import turn_id
+from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar, is_too_large
+from schemas.publishing import Publisher
+from schemas.records import reply_record
+from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, decode_reply, encode_reply
+from schemas.session import SessionData
+from store.errors import Conflict, LockLost
+from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, StoreStats
+
+UPDATABLE = frozenset({"user_id", "thread_id", "escalated", "metadata", "fingerprint_hash"})
+
+Decide = Callable[[SessionData | None], ReplyEvent | None]
+"""The event that follows from the session as it stands; None: nothing is to be done."""
+
+
+class DirectSessions:
+    """The store's interface for whoever is not a worker. `now` gives ms since 1970 and the same instant as RFC 3339."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        publisher: Publisher,
+        *,
+        reply_topic: str,
+        partitions: int,
+        now: Callable[[], tuple[int, str]],
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._reply_topic = reply_topic
+        self._partitions = partitions
+        self._now = now
+
+    async def get(self, session_id: str) -> SessionData | None:
+        """The session; None when it never was, expired or was deleted."""
+        return await self._store.get(session_id)
+
+    async def exists(self, session_id: str) -> bool:
+        return await self._store.exists(session_id)
+
+    async def get_stats(self) -> StoreStats:
+        return await self._store.get_stats()
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless the store answers."""
+        await self._store.ping()
+
+    async def set(self, session: SessionData, ttl_seconds: int | None = None) -> SessionData:
+        """Makes a session, or makes an existing one have these fields: user, thread, escalation, fingerprint (where
+        they are not None), metadata and message count. `ttl_seconds` is how long it lives after its last activity.
+
+        Raises:
+            ValueError: the metadata is too large.
+            LockError, StoreError, PublishError: as the writes below.
+        """
+
+        def decide(before: SessionData | None) -> ReplyEvent:
+            metadata: dict[str, Scalar] = dict.fromkeys(before.metadata if before else ())
+            counted = session.message_count - (before.message_count if before else 0)
+            changes = Changes(
+                user_id=session.user_id,
+                thread_id=session.thread_id,
+                escalated=session.escalated,
+                metadata={**metadata, **session.metadata},
+                fingerprint_hash=session.fingerprint_hash,
+                counters={MESSAGE_COUNT: counted} if counted else None,
+                ttl_seconds=ttl_seconds,
+            )
+            return self._updated(session.session_id, before, changes)
+
+        return await self._write(session.session_id, decide, atomic=True)
+
+    async def update(self, session_id: str, updates: dict[str, Any], *, atomic: bool = True) -> SessionData:
+        """Changes fields (`UPDATABLE`) of a session, which is made if it is not there; `metadata` is merged, a None in
+        it removes the key. All of `updates` takes effect, or nothing.
+
+        `atomic` waits for the session's lock and for everybody else's writes. Without it one attempt is made at once.
+
+        Raises:
+            ValueError: a field is unknown, or the metadata would become too large.
+            Conflict: not atomic, and somebody else wrote in between.
+            LockTimeout, LockLost, LocksUnavailable: the lock could not be had or kept.
+            StoreUnavailable: the store does not answer.
+            PublishError: the change is stored, but not published yet; the session's next writer does it.
+        """
+        if unknown := updates.keys() - UPDATABLE:
+            raise ValueError(f"can't update {', '.join(sorted(unknown))}; only {', '.join(sorted(UPDATABLE))}")
+        changes = Changes(**updates)
+        return await self._write(session_id, lambda before: self._updated(session_id, before, changes), atomic=atomic)
+
+    async def increment_counter(self, session_id: str, field: str, delta: int = 1) -> int:
+        """Adds to `message_count`, or to a whole number in the metadata, and returns the sum. Never loses an increment.
+
+        Raises as `update`.
+        """
+        changes = Changes(counters={field: delta})
+        after = await self._write(session_id, lambda before: self._updated(session_id, before, changes), atomic=True)
+        return after.message_count if field == MESSAGE_COUNT else number(after.metadata.get(field))
+
+    async def delete(self, session_id: str) -> bool:
+        """Forgets the session; a tombstone keeps its place. Returns whether there was one. Raises as `update`."""
+        if not await self._store.exists(session_id):
+            return False
+
+        def decide(before: SessionData | None) -> ReplyEvent | None:
+            return None if before is None or before.deleted else SessionDeleted(**self._fields(session_id, before))
+
+        return (await self._write(session_id, decide, atomic=True)).deleted
+
+    def _updated(self, session_id: str, before: SessionData | None, changes: Changes) -> SessionUpdated:
+        after = SessionUpdated(**self._fields(session_id, before), changes=changes)
+        merged = merge_patch(before.metadata if before and not before.deleted else {}, changes.metadata or {})
+        if is_too_large(merged):
+            raise ValueError(f"a session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON")
+        return after
+
+    def _fields(self, session_id: str, before: SessionData | None) -> dict[str, Any]:
+        now_ms, completed_at = self._now()
+        inbound_id = f"direct-{uuid4()}"
+        event_id = turn_id(session_id, inbound_id)
+        return {
+            **fact_fields(event_id, session_id, inbound_id, None, before, now_ms, completed_at),
+            "actor": "system",
+        }
+
+    async def _write(self, session_id: str, decide: Decide, *, atomic: bool) -> SessionData:
+        if not atomic:
+            fence = Fence("lock", await self._store.next_fence())
+            return await self._write_under(fence, session_id, decide, tries=1)
+        async with self._store.lock(session_id) as fence:
+            return await self._write_under(fence, session_id, decide, tries=None)
+
+    async def _write_under(self, fence: Fence, session_id: str, decide: Decide, tries: int | None) -> SessionData:
+        """Decides, writes and publishes, as often as somebody else was faster, `tries` times at most."""
+        while True:
+            stored = await self._store.load(session_id)
+            before = stored.session if stored else None
+            fact = decide(before)
+            if fact is None:
+                assert before is not None, "only what is there can be left as it is"
+                return before
+            await self._republish_newest(session_id)
+            after = evolve(before, fact)
+            reply = encode_reply(fact)
+            outcome = await self._store.commit_turn(
+                after,
+                expected_version=before.version if before else 0,
+                event_id=fact.id,
+                fence=fence,
+                reply=reply,
+            )
+            match outcome:
+                case Applied():
+                    await self._publish(fact, reply)
+                    return after
+                case Already(first):
+                    await self._publish(fact, first)
+                    return after
+                case Fenced():
+                    raise LockLost(f"Session {session_id} was written under a later lock.")
+                case Stale():
+                    tries = None if tries is None else tries - 1
+                    if tries == 0:
+                        raise Conflict(f"Session {session_id} was written by somebody else in between.")
+
+    async def _republish_newest(self, session_id: str) -> None:
+        """Whoever wrote last may have died before publishing: the topic shall have every seq in order."""
+        newest = await self._store.newest_event(session_id)
+        if newest is not None:
+            await self._publish(decode_reply(newest), newest)
+
+    async def _publish(self, fact: ReplyEvent, value: bytes) -> None:
+        record = reply_record(fact, value, topic=self._reply_topic, partitions=self._partitions, source="/store/direct")
+        await self._publisher.publish(record)

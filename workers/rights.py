@@ -1,0 +1,135 @@
+"""The right to work on partitions: a fence, how far they are done, and a store that lacks nothing.
+
+Obtained at each assignment, before any record is taken. Whatever is away is waited for.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import stamina
+import structlog
+from aiokafka.errors import KafkaError
+
+from schemas.publishing import PublishError
+from store.errors import StoreReplaced, StoreUnavailable
+from store.protocol import Fence, SessionStore
+from workers.records import Partition
+
+log = structlog.get_logger(__name__)
+
+
+class Consumer(Protocol):
+    """What is asked of the consumer that feeds a worker."""
+
+    async def commit(self, offsets: dict[Partition, int]) -> None:
+        """Raises KafkaError when this process is no longer a member of the group, or no broker answers."""
+        ...
+
+    async def committed_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The group's committed offsets, where there are any."""
+        ...
+
+    async def restart_from_committed(self, partition: Partition) -> None:
+        """Reads on from the committed offset, or from the beginning where there is none."""
+        ...
+
+    async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
+
+    def pause(self, partition: Partition) -> None:
+        """Of no effect on a partition that is not assigned any more, as `resume`."""
+        ...
+
+    def resume(self, partition: Partition) -> None: ...
+
+
+class Repair(Protocol):
+    """Puts back into the store what it lost (`workers.repair`)."""
+
+    def noticed(self, sign: str) -> None:
+        """The store forgot something; `sign` says by what it was seen."""
+        ...
+
+    async def run(self, partitions: Iterable[Partition], fence: Fence) -> None:
+        """Returns when the store has every session of these partitions as the reply topic has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What was obtained."""
+
+    fence: Fence
+    done_below: dict[Partition, int] = field(default_factory=dict)
+    """Per partition that may be worked on: records below this offset were done before."""
+    refused: dict[Partition, str] = field(default_factory=dict)
+    """Partitions that can't be worked on, and why."""
+
+
+class Rights:
+    """Obtains rights, and asks the group whether one still stands."""
+
+    def __init__(self, store: SessionStore, consumer: Consumer, repair: Repair) -> None:
+        self._store = store
+        self._consumer = consumer
+        self._repair = repair
+
+    async def obtain(self, partitions: list[Partition], unready: set[Partition]) -> Granted:
+        """The right to `partitions`, as soon as store and broker answer. Those in `unready`, of which records came
+        before, are rewound, and taken out of it."""
+        async for attempt in _patiently():
+            with attempt:
+                return await self._obtain(partitions, unready)
+        raise AssertionError("retries without end")
+
+    async def reclaim(self, partition: Partition, unfinished_from: int) -> bool:
+        """Whether the partition is still ours. The group coordinator knows: it takes commits from members only."""
+        async for attempt in _patiently():
+            with attempt:
+                await self._store.save_progress({str(partition): unfinished_from})
+        try:
+            await self._consumer.commit({partition: unfinished_from})
+        except KafkaError as refusal:
+            log.warning("ownership_lost", partition=str(partition), error=str(refusal) or type(refusal).__name__)
+            return False
+        return True
+
+    async def _obtain(self, partitions: list[Partition], unready: set[Partition]) -> Granted:
+        # Whichever server answers: what it lacks is put back below.
+        await self._store.accept_server()
+        fence = Fence("partition", await self._store.next_fence())
+        done = await self._store.progress([str(partition) for partition in partitions])
+        committed = await self._consumer.committed_offsets(partitions)
+        behind = {p: offset for p, offset in committed.items() if done.get(str(p), 0) < offset}
+        if behind:
+            self._repair.noticed("progress_behind")
+        await self._repair.run(partitions, fence)
+        if behind:
+            await self._store.save_progress({str(partition): offset for partition, offset in behind.items()})
+        ends = await self._consumer.log_end(partitions)
+        while rewound := unready.intersection(partitions):
+            partition = rewound.pop()
+            # Before it is rewound: what comes in meanwhile makes it be read again once more.
+            unready.discard(partition)
+            await self._consumer.restart_from_committed(partition)
+        granted = Granted(fence)
+        for partition in partitions:
+            below = max(done.get(str(partition), 0), behind.get(partition, 0))
+            if ends[partition] < below:
+                granted.refused[partition] = (
+                    f"{partition} ends at {ends[partition]}, but records up to {below} were applied: "
+                    "the topic was recreated. Use another topic prefix, or remove the old progress from the store."
+                )
+            else:
+                granted.done_below[partition] = below
+        return granted
+
+
+def _patiently() -> AsyncIterator[stamina.Attempt]:
+    return stamina.retry_context(
+        on=(StoreUnavailable, StoreReplaced, KafkaError, PublishError),
+        attempts=None,
+        timeout=None,
+        wait_initial=0.1,
+        wait_max=5.0,
+    ).__aiter__()
