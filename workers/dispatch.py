@@ -255,12 +255,10 @@ class Dispatcher:
             done = True
         except NotOwner as error:
             self._check_ownership(work, error)
-        except StoreReplaced:
-            self._distrust_store("server_replaced")
-        except StoreForgot as error:
-            log.warning("session_behind", error=str(error))
+        except (StoreReplaced, StoreForgot) as error:
+            log.warning("store_distrusted", error=str(error))
             if self._is_current(work):
-                self._distrust_store("session_behind")
+                self._distrust_store("server_replaced" if isinstance(error, StoreReplaced) else "session_behind")
         except Exception:
             log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
         finally:

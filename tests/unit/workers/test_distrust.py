@@ -1,0 +1,82 @@
+"""A store that may have lost writes is repaired before anything else is done (DESIGN §5, "When Redis forgets")."""
+
+import asyncio
+
+import pytest
+
+from store.errors import StoreReplaced
+from store.memory import MemorySessionStore
+from tests.unit.workers.dispatch_rig import P0, Rig, working
+from tests.unit.workers.fakes import until
+from workers.errors import StoreForgot, WorkerError
+
+
+@pytest.mark.parametrize(
+    ("error", "sign"),
+    [(StoreForgot("session a stands at 1, not at 2"), "session_behind"), (StoreReplaced("another"), "server_replaced")],
+)
+async def test_a_turn_that_finds_a_loss_makes_its_partitions_be_repaired_and_read_again(
+    error: WorkerError, sign: str
+) -> None:
+    """R, L: by either sign the record is not done, and is answered after the repair."""
+    async with working("a", "b") as rig:
+        assert rig.repair.repaired == [{P0}]
+        await rig.turns.end(0, error)
+        await until(lambda: len(rig.repair.repaired) == 2 and P0 in rig.dispatcher.assignments)
+        assert rig.repair.signs == [sign]
+        rig.feed(P0)
+        await rig.turns.end(1)
+        await rig.turns.end(0)
+        await until(lambda: rig.turns.offsets.count(1) == 2)
+        await rig.turns.end(1)
+        await rig.dispatcher.commit()
+        assert rig.consumer.committed == {P0: 2}
+
+
+async def test_a_commit_that_finds_another_server_commits_nothing_before_the_repair() -> None:
+    """C"""
+
+    class Replaced(MemorySessionStore):
+        replaced = False
+
+        async def save_progress(self, offsets: object) -> None:
+            if self.replaced:
+                raise StoreReplaced("another")
+
+        async def accept_server(self) -> None:
+            self.replaced = False
+
+    store = Replaced(ttl_seconds=60)
+    rig = Rig(store)
+    rig.consumer.produce(P0, "a")
+    await rig.assign(P0)
+    rig.feed(P0)
+    await rig.turns.end(0)
+    store.replaced = True
+    await rig.dispatcher.commit()
+    assert rig.consumer.committed == {}
+    assert rig.repair.signs == ["server_replaced"]
+    await until(lambda: P0 in rig.dispatcher.assignments)
+    assert len(rig.repair.repaired) == 2
+    await rig.dispatcher.stop()
+
+
+async def test_many_turns_that_find_the_same_loss_cause_one_repair() -> None:
+    async with working("a", "b", "c") as rig:
+        for offset in (0, 1, 2):
+            await rig.turns.end(offset, StoreReplaced("another"))
+        await until(lambda: P0 in rig.dispatcher.assignments)
+        await asyncio.sleep(0)
+        assert rig.repair.signs == ["server_replaced"]
+
+
+async def test_progress_behind_the_group_s_offsets_is_a_loss() -> None:
+    """The second sign: what the group has committed, the store knew before."""
+    rig = Rig()
+    rig.consumer.produce(P0, "a", "b")
+    rig.consumer.committed[P0] = 2
+    await rig.assign(P0)
+    assert rig.repair.signs == ["progress_behind"]
+    assert await rig.store.progress([str(P0)]) == {str(P0): 2}
+    assert rig.dispatcher.assignments[P0].done_below == 2
+    await rig.dispatcher.stop()

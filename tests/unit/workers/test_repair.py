@@ -1,0 +1,229 @@
+"""What the store lost comes back from the reply topic, and nothing else happens to it (R)."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from schemas.publishing import Record
+from store.memory import MemorySessionStore
+from store.protocol import Fence, SessionStore
+from tests.unit.workers.fakes import PARTITIONS, TOPICS, Worker, home, inbound
+from workers.errors import NotOwner
+from workers.records import Partition
+from workers.repair import StoreRepair
+
+ALL = [Partition(TOPICS.inbound, number) for number in range(PARTITIONS)]
+SESSIONS = [f"s{n}" for n in range(20)]
+NOW = 1_767_323_045.0
+LATER = Fence("partition", 1_000)
+
+
+class ReplyLog:
+    """The reply topic, as a consumer without a group reads it."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.logs: dict[int, list[Record]] = {number: [] for number in range(PARTITIONS)}
+        for record in records:
+            assert record.partition is not None
+            self.logs[record.partition].append(record)
+        self.positions: dict[int, int] = {}
+        self.first = dict.fromkeys(self.logs, 0)
+        self.read = 0
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def assign(self, places: list[TopicPartition]) -> None:
+        self.positions = {}
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self.positions[place.partition] = offset
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.positions[place.partition]
+
+    async def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: self.first[place.partition] for place in places}
+
+    async def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: len(self.logs[place.partition]) for place in places}
+
+    async def getmany(
+        self, *places: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[Any]]:
+        batches = {}
+        for place in places:
+            at = self.positions[place.partition]
+            found = self.logs[place.partition][at : at + 3]
+            self.positions[place.partition] += len(found)
+            self.read += len(found)
+            batches[place] = [_Read(place.partition, at + n, record.value) for n, record in enumerate(found)]
+        return batches
+
+
+class _Read:
+    def __init__(self, partition: int, offset: int, value: bytes | None) -> None:
+        self.partition, self.offset, self.value = partition, offset, value
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.signs: list[str] = []
+        self.restored = 0
+
+    def store_forgot(self, sign: str) -> None:
+        self.signs.append(sign)
+
+    def sessions_restored(self, count: int) -> None:
+        self.restored += count
+
+
+def repair_of(store: SessionStore, log: ReplyLog, *, now: float = NOW) -> tuple[StoreRepair, Counting]:
+    observer = Counting()
+    made = StoreRepair(
+        store,
+        lambda: log,
+        inbound_topic=TOPICS.inbound,
+        reply_topic=TOPICS.replies,
+        observer=observer,
+        clock=lambda: now,
+    )
+    return made, observer
+
+
+async def conversations(*, turns: int = 4) -> Worker:
+    """A worker whose sessions had a few turns, an update and here and there a deletion."""
+    worker = Worker()
+    worker.clock.ms = int(NOW * 1000) - 3_600_000
+    for turn in range(turns):
+        for n, session_id in enumerate(SESSIONS):
+            await worker.run(inbound(session_id, turn, id=f"m{turn}", text=f"Question {turn}"))
+            if n % 5 == 0 and turn == 1:
+                await worker.run(
+                    inbound(session_id, 100 + turn, id="u", type="session.update", changes={"thread_id": "t"})
+                )
+            if n % 7 == 0 and turn == 2:
+                await worker.run(inbound(session_id, 102, id="d", type="session.delete"))
+    return worker
+
+
+async def assert_equal(left: SessionStore, right: SessionStore) -> None:
+    """R"""
+    for session_id in SESSIONS:
+        a, b = await left.load(session_id), await right.load(session_id)
+        assert (a and a.session.to_json()) == (b and b.session.to_json())
+        assert list(await left.events(session_id)) == list(await right.events(session_id))
+
+
+def copied(store: SessionStore) -> MemorySessionStore:
+    """What a replica had at this moment."""
+    assert isinstance(store, MemorySessionStore)
+    copy = MemorySessionStore(ttl_seconds=3_600 * 24)
+    copy._entries = deepcopy(store._entries)
+    copy._progress = dict(store._progress)
+    return copy
+
+
+async def test_a_store_that_lost_everything_is_rebuilt_byte_for_byte() -> None:
+    """R"""
+    worker = await conversations()
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    repair, observer = repair_of(empty, ReplyLog(worker.publisher.of(TOPICS.replies)))
+    await repair.run(ALL, LATER)
+    await assert_equal(empty, worker.store)
+    assert observer.restored == len(SESSIONS)
+
+
+async def test_only_what_is_beyond_the_mark_is_read() -> None:
+    """R: the mark that the store still has says from where on it may lack something."""
+    worker = await conversations(turns=2)
+    log = ReplyLog(worker.publisher.of(TOPICS.replies))
+    await repair_of(worker.store, log)[0].run(ALL, LATER)
+    replica = copied(worker.store)
+    await worker.run(inbound("s3", 50, id="late", text="Lost"))
+    log = ReplyLog(worker.publisher.of(TOPICS.replies))
+    repair, observer = repair_of(replica, log)
+    await repair.run(ALL, LATER)
+    assert log.read == 1
+    assert observer.restored == 1
+    await assert_equal(replica, worker.store)
+
+
+async def test_a_store_that_lost_nothing_is_left_as_it_is() -> None:
+    worker = await conversations()
+    before = copied(worker.store)
+    log = ReplyLog(worker.publisher.of(TOPICS.replies))
+    repair, observer = repair_of(worker.store, log)
+    await repair.run(ALL, LATER)
+    await assert_equal(worker.store, before)
+    assert observer.restored == 0
+    read = log.read
+    await repair.run(ALL, LATER)
+    assert log.read == read, "the second time nothing was left to read"
+
+
+async def test_a_session_that_is_lost_as_a_whole_is_read_from_its_beginning() -> None:
+    """R: also where the mark says that its beginning was there once."""
+    worker = await conversations(turns=2)
+    await repair_of(worker.store, ReplyLog(worker.publisher.of(TOPICS.replies)))[0].run(ALL, LATER)
+    replica = copied(worker.store)
+    await worker.run(inbound("s3", 50, id="late", text="Lost"))
+    del replica._entries["s3"]
+    repair, observer = repair_of(replica, ReplyLog(worker.publisher.of(TOPICS.replies)))
+    await repair.run(ALL, LATER)
+    await assert_equal(replica, worker.store)
+    assert observer.restored == 1
+
+
+async def test_what_would_have_expired_by_now_stays_gone() -> None:
+    worker = await conversations()
+    empty = MemorySessionStore(ttl_seconds=60)
+    repair, observer = repair_of(empty, ReplyLog(worker.publisher.of(TOPICS.replies)), now=NOW + 24 * 3_600)
+    await repair.run(ALL, LATER)
+    assert observer.restored == 0
+    assert [session_id for session_id in SESSIONS if await empty.load(session_id)] == []
+
+
+async def test_other_partitions_are_left_to_their_owners() -> None:
+    worker = await conversations()
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    mine = home("s3")
+    await repair_of(empty, ReplyLog(worker.publisher.of(TOPICS.replies)))[0].run(
+        [mine, Partition("another-system", 0)], LATER
+    )
+    rebuilt = {session_id for session_id in SESSIONS if await empty.load(session_id)}
+    assert rebuilt == {session_id for session_id in SESSIONS if home(session_id) == mine}
+
+
+async def test_a_session_whose_beginning_is_no_longer_in_the_topic_begins_anew() -> None:
+    worker = await conversations()
+    log = ReplyLog(worker.publisher.of(TOPICS.replies))
+    number = home("s3").partition
+    log.first[number] = 1
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    await repair_of(empty, log)[0].run([home("s3")], LATER)
+    first = log.logs[number][0].key
+    assert first is not None
+    assert await empty.load(first.decode()) is None
+
+
+async def test_a_record_that_is_no_event_stops_nothing() -> None:
+    worker = await conversations()
+    records = worker.publisher.of(TOPICS.replies)
+    strange = Record(TOPICS.replies, b"x", b"no event", home("s3").partition)
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    await repair_of(empty, ReplyLog([records[0], strange, *records[1:]]))[0].run(ALL, LATER)
+    await assert_equal(empty, worker.store)
+
+
+async def test_what_an_earlier_owner_still_writes_after_the_repair_is_fenced() -> None:
+    """O"""
+    worker = await conversations(turns=1)
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    await repair_of(empty, ReplyLog(worker.publisher.of(TOPICS.replies)))[0].run(ALL, LATER)
+    late = Worker(empty, worker.publisher, token=worker.token, clock=worker.clock)
+    with pytest.raises(NotOwner):
+        await late.turn(inbound("s2", 9, id="late", text="Still here?"))
