@@ -47,6 +47,7 @@ class RedisConnections:
     """`redis.asyncio.Redis` or `RedisCluster`."""
     link: Link
     close: Callable[[], Awaitable[None]]
+    watch_for_loss: bool = False
 
 
 def connect(settings: RedisSettings) -> RedisConnections:
@@ -65,7 +66,7 @@ def connect(settings: RedisSettings) -> RedisConnections:
         **_options(address, settings),
     )
     client = Redis.from_pool(pool)
-    return RedisConnections(client, _pool_link(pool, settings, None), client.aclose)
+    return RedisConnections(client, _pool_link(pool, settings, None), client.aclose, settings.watch_for_loss)
 
 
 def connect_client(settings: RedisSettings) -> Any:
@@ -103,7 +104,7 @@ def _sentinel(address: RedisAddress, settings: RedisSettings) -> RedisConnection
         for sentinel in manager.sentinels:
             await sentinel.aclose()
 
-    return RedisConnections(client, _pool_link(pool, settings, master), close)
+    return RedisConnections(client, _pool_link(pool, settings, master), close, settings.watch_for_loss)
 
 
 def _cluster(address: RedisAddress, settings: RedisSettings) -> RedisConnections:
@@ -117,7 +118,7 @@ def _cluster(address: RedisAddress, settings: RedisSettings) -> RedisConnections
         **_options(address, settings),
     )
     link = ClusterLink(client, watch=ServerWatch(strict=settings.watch_for_loss))
-    return RedisConnections(client, link, client.aclose)
+    return RedisConnections(client, link, client.aclose, settings.watch_for_loss)
 
 
 def _pool_link(pool: Any, settings: RedisSettings, master: Callable[[], Awaitable[tuple[str, int]]] | None) -> PoolLink:

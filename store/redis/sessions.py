@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from uuid import uuid4
 
 import orjson
 
 from schemas.session import RECENT_EVENTS, SessionData
 from store.encryption import Cipher, PlainText
-from store.errors import CorruptSession
+from store.errors import CorruptSession, StoreReplaced
 from store.locking import DEFAULT_LOCK, LockSettings, no_locks
 from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, Stale, Stored, StoreStats
 from store.redis.active import ActiveSessions
@@ -17,6 +18,9 @@ from store.redis.round_trips import RoundTrips
 from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
 from store.redis.statistics import server_statistics
 from store.redlock import Redlock
+
+_INCARNATION = "incarnation"
+"""Beside the progress, a mark that is made once: where it is gone, everything is."""
 
 
 class RedisSessionStore:
@@ -40,6 +44,7 @@ class RedisSessionStore:
         self._ttl_seconds = ttl_seconds
         self._keys = Keys(key_prefix)
         self._cipher = cipher or PlainText()
+        self._incarnation: bytes | None = None
         self._active = ActiveSessions(connections.client, self._keys)
         self.locks = (
             Redlock(
@@ -52,6 +57,7 @@ class RedisSessionStore:
     async def load(self, session_id: str) -> Stored | None:
         state, writer = await self._round_trips.run("HMGET", self._keys.session(session_id), "state", "writer")
         if state is None:
+            await self._check_incarnation()
             return None
         return Stored(self._decode(session_id, state), "lock" if writer == b"lock" else "partition")
 
@@ -135,6 +141,22 @@ class RedisSessionStore:
 
     async def accept_server(self) -> None:
         self._round_trips.accept_server()
+        if self._connections.watch_for_loss:
+            made = self._round_trips.run("HSETNX", self._keys.progress, _INCARNATION, uuid4().hex)
+            known = self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
+            await made
+            self._incarnation = await known
+
+    async def _check_incarnation(self) -> None:
+        """Before a session counts as new: were all of them forgotten? A flush changes neither server nor run id.
+
+        Raises:
+            StoreReplaced: what this store was when it was accepted is gone.
+        """
+        if self._incarnation is not None:
+            known = await self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
+            if known != self._incarnation:
+                raise StoreReplaced("Redis was flushed, and lacks acknowledged writes.")
 
     async def next_fence(self) -> int:
         return int(await self._round_trips.run_script(NEXT_FENCE, [self._keys.fence], []))
