@@ -10,7 +10,7 @@ from schemas.frames import ErrorCode
 from schemas.identity import MINTED_PREFIX
 from schemas.inbound import Changes, SessionUpdate
 from schemas.replies import SessionUpdated
-from store.protocol import SessionStore
+from store.cached import SessionReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Access:
 class SessionAccess:
     """Grants access to sessions."""
 
-    def __init__(self, tokens: SessionTokens, facts: Facts, store: SessionStore, claim_wait_seconds: float) -> None:
+    def __init__(self, tokens: SessionTokens, facts: Facts, store: SessionReads, claim_wait_seconds: float) -> None:
         self._tokens = tokens
         self._facts = facts
         self._store = store

@@ -16,7 +16,7 @@ from ingress.middleware import Receive, ResponseHeaders, Scope, SendMessage, ins
 from ingress.origins import OriginPolicy
 from ingress.page import STATIC, PageFiles, page_router
 from ingress.responses import Json
-from store.protocol import SessionStore
+from store.cached import SessionReads
 
 SOCKET_PATH = "/ws"
 
@@ -28,7 +28,7 @@ class IngressParts:
     edge: Edge
     access: SessionAccess
     facts: Facts
-    store: SessionStore
+    store: SessionReads
     origins: OriginPolicy
     ready: Mapping[str, Check]
     live: Mapping[str, Check]

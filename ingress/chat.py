@@ -16,7 +16,7 @@ from schemas.frames import ErrorCode
 from schemas.identity import InboundId, SessionId
 from schemas.inbound import MAX_ATTACHMENTS, Attachment, Message, Metadata, ShortText, Text
 from schemas.replies import ReplyEvent, TurnCompleted, TurnFailed
-from store.protocol import SessionStore
+from store.cached import SessionReads
 
 MAX_WAIT_SECONDS = 60.0
 
@@ -36,7 +36,7 @@ class ChatRequest(BaseModel):
     attachments: Annotated[list[Attachment], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
 
 
-def chat_router(prefix: str, access: SessionAccess, facts: Facts, store: SessionStore) -> APIRouter:
+def chat_router(prefix: str, access: SessionAccess, facts: Facts, store: SessionReads) -> APIRouter:
     """The routes under `prefix`."""
     router = APIRouter(prefix=prefix)
 

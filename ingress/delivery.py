@@ -1,6 +1,7 @@
 """Who waits for which session's replies in this process."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -24,7 +25,9 @@ class Subscriber(Protocol):
 class Delivery:
     """Subscribers by session. A session has as many as it has sockets and waiting requests here, mostly none."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[str], None] = lambda session_id: None) -> None:
+        """`changed` hears of every session that a reply event comes of, whether somebody waits here or not."""
+        self._changed = changed
         self._subscribers: defaultdict[bytes, set[Subscriber]] = defaultdict(set)
 
     def subscribe(self, session_id: str, subscriber: Subscriber) -> None:
@@ -40,6 +43,8 @@ class Delivery:
 
     def reply(self, key: bytes | None, value: bytes | None) -> None:
         """A record of the reply topic. Only those of sessions that somebody waits for are decoded."""
+        if key is not None:
+            self._changed(key.decode(errors="replace"))
         subscribers = self._subscribers.get(key or b"")
         if not subscribers or value is None:
             return

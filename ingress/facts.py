@@ -8,7 +8,7 @@ from ingress.history import arrivals_after
 from ingress.inbound import InboundPublisher
 from schemas.inbound import InboundEvent
 from schemas.replies import ReplyEvent, TurnFailed
-from store.protocol import SessionStore
+from store.cached import SessionReads
 
 
 class _Waiter:
@@ -29,7 +29,7 @@ class _Waiter:
 class Facts:
     """Publishes an event and waits for what a worker made of it."""
 
-    def __init__(self, inbound: InboundPublisher, delivery: Delivery, store: SessionStore) -> None:
+    def __init__(self, inbound: InboundPublisher, delivery: Delivery, store: SessionReads) -> None:
         self._inbound = inbound
         self._delivery = delivery
         self._store = store

@@ -2,16 +2,16 @@
 
 from ingress.connection import Arrival
 from schemas.frames import Position
-from store.protocol import SessionStore
+from store.cached import SessionReads
 
 
-async def arrivals_after(store: SessionStore, session_id: str, seq: int) -> list[Arrival]:
+async def arrivals_after(store: SessionReads, session_id: str, seq: int) -> list[Arrival]:
     """The session's newest events that follow `seq`, oldest first, as far back as the store keeps them."""
     arrivals = [Arrival(event) for event in await store.events(session_id, seq)]
     return [arrival for arrival in arrivals if arrival.at[1] > seq]
 
 
-async def since(store: SessionStore, session_id: str, resume: Position | None) -> tuple[tuple[int, int], list[Arrival]]:
+async def since(store: SessionReads, session_id: str, resume: Position | None) -> tuple[tuple[int, int], list[Arrival]]:
     """Where the session stands ((0, 0): nowhere yet), and the events that a client at `resume` misses.
 
     A client without a position misses nothing; one with a position in another epoch misses all of this one.

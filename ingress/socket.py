@@ -31,7 +31,7 @@ from schemas.frames import (
 )
 from schemas.inbound import Cancel, Feedback, InboundEvent, Message
 from store.errors import StoreError
-from store.protocol import SessionStore
+from store.cached import SessionReads
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class SocketParts:
     access: SessionAccess
     inbound: InboundPublisher
     delivery: Delivery
-    store: SessionStore
+    store: SessionReads
     observer: SocketObserver
     settings: SocketSettings
 

@@ -12,6 +12,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from store.l1 import L1Cache
+from store.protocol import SessionStore
 from workers.observer import LockReason
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -62,6 +64,16 @@ class Metrics:
         self._restored = Counter(
             "supportstream_sessions_restored", "Sessions put back from the reply topic.", registry=registry
         )
+        self._cache_size = Gauge(
+            "supportstream_l1_cache_sessions", "Sessions in the L1 cache.", ["cache"], registry=registry
+        )
+        self._cache_hit_rate = Gauge(
+            "supportstream_l1_cache_hit_rate",
+            "Share of reads since the start that the L1 cache answered.",
+            ["cache"],
+            registry=registry,
+        )
+        self._locks = Gauge("supportstream_locks_held", "Session locks that this process holds.", registry=registry)
         self._accepted = Counter(
             "supportstream_inbound_accepted", "Inbound events that Kafka acknowledged.", registry=registry
         )
@@ -75,6 +87,14 @@ class Metrics:
             ["code"],
             registry=registry,
         )
+
+    def watch_cache(self, name: str, cache: L1Cache) -> None:
+        """Shows the cache of sessions, `worker` or `ingress`."""
+        self._cache_size.labels(name).set_function(lambda: len(cache))
+        self._cache_hit_rate.labels(name).set_function(lambda: cache.describe()["l1_cache_hit_rate"])
+
+    def watch_locks(self, store: SessionStore) -> None:
+        self._locks.set_function(lambda: store.describe_locks()["active"])
 
     def turn_finished(self, outcome: str, seconds: float) -> None:
         histogram = self._turns_by_outcome.get(outcome)

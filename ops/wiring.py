@@ -21,6 +21,7 @@ from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
 from ops.settings import Settings
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
+from store.cached import MAX_AGE_SECONDS, CachedReads
 from store.encryption import Cipher, FernetCipher, PlainText
 from store.l1 import L1Cache
 from store.locking import LockSettings
@@ -228,29 +229,36 @@ class EdgeSide:
     facts: Facts
     delivery: Delivery
     origins: OriginPolicy
+    reads: CachedReads
+    cache: L1Cache
 
 
 def edge_side(
     settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, partitions: int, metrics: Metrics
 ) -> EdgeSide:
-    delivery = Delivery()
+    cache = L1Cache(
+        size=settings.session_l1_cache_size if settings.session_l1_cache_enabled else 0,
+        ttl_seconds=min(settings.session_l1_cache_ttl_seconds, MAX_AGE_SECONDS),
+    )
+    reads = CachedReads(store, cache)
+    delivery = Delivery(reads.forget)
     inbound = InboundPublisher(kafka, topic_names(settings), partitions, utc_now_rfc3339, metrics.inbound_accepted)
-    facts = Facts(inbound, delivery, store)
+    facts = Facts(inbound, delivery, reads)
     tokens = SessionTokens(settings.signing_secret(), ttl_seconds=settings.token_ttl_seconds)
-    access = SessionAccess(tokens, facts, store, CLAIM_WAIT_SECONDS)
+    access = SessionAccess(tokens, facts, reads, CLAIM_WAIT_SECONDS)
     origins = OriginPolicy(frozenset(settings.cors_origins))
     edge = Edge(
         SocketParts(
             access=access,
             inbound=inbound,
             delivery=delivery,
-            store=store,
+            store=reads,
             observer=metrics,
             settings=SocketSettings(outbox_frames=settings.socket_outbox_frames),
         ),
         origins,
     )
-    return EdgeSide(edge, access, facts, delivery, origins)
+    return EdgeSide(edge, access, facts, delivery, origins, reads, cache)
 
 
 def knowledge_consumer(connection: KafkaConnection) -> Callable[[], AIOKafkaConsumer]:

@@ -54,5 +54,13 @@ class L1Cache:
         for session_id in [key for key, entry in self._entries.items() if entry.partition == partition]:
             del self._entries[session_id]
 
+    def describe(self) -> dict[str, int | float]:
+        """For statistics: how many sessions are in it, and the share of reads that found theirs."""
+        reads = self.hits + self.misses
+        return {
+            "l1_cache_size": len(self._entries),
+            "l1_cache_hit_rate": round(self.hits / reads, 4) if reads else 0.0,
+        }
+
     def __len__(self) -> int:
         return len(self._entries)

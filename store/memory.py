@@ -120,6 +120,13 @@ class MemorySessionStore:
     def lock(self, session_id: str) -> AbstractAsyncContextManager[Fence]:
         return self._hold(session_id, self._lock_settings) if self._lock_settings is not None else no_locks()
 
+    def describe_locks(self) -> dict[str, int | float | bool]:
+        active = sum(lock.locked() for lock in self._locks.values())
+        return {"enabled": self._lock_settings is not None, "active": active}
+
+    async def test_locks(self) -> None:
+        """There is nobody who could not answer."""
+
     @asynccontextmanager
     async def _hold(self, session_id: str, settings: LockSettings) -> AsyncIterator[Fence]:
         lock = self._locks.setdefault(session_id, asyncio.Lock())

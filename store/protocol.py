@@ -135,6 +135,18 @@ class SessionStore(Protocol):
         """
         ...
 
+    def describe_locks(self) -> dict[str, int | float | bool]:
+        """For health reports: whether locks are `enabled`, how many this process holds (`active`)."""
+        ...
+
+    async def test_locks(self) -> None:
+        """Takes and gives back a lock that nobody else wants; nothing where locks are switched off.
+
+        Raises:
+            LocksUnavailable: too few lock nodes answer.
+        """
+        ...
+
     async def save_progress(self, offsets: Mapping[str, int]) -> None:
         """Per `topic:partition`: all records below this offset are done. Never goes back."""
         ...

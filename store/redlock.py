@@ -52,7 +52,7 @@ class Redlock:
         """How many locks this process holds now."""
         return len(self._held)
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, int | float]:
         """For the health report."""
         now = time.monotonic()
         return {

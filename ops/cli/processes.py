@@ -104,7 +104,7 @@ async def _worker(settings: Settings) -> None:
             if not settings.worker_port:
                 await stop.wait()
                 return
-            app = worker_http(running, store, metrics)
+            app = worker_http(settings, running, store, metrics)
             with listen(settings.api_host, settings.worker_port) as listener:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(serve(app, listener, stop))

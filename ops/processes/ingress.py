@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 
 import structlog
@@ -18,6 +17,7 @@ from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.metrics import Metrics
 from ops.settings import Settings
+from ops.store_report import store_report
 from schemas.publishing import PublishError
 from schemas.topics import MAX_EVENT_BYTES
 from store.errors import StoreError
@@ -46,6 +46,7 @@ async def ingress_app(
         await kafka.start()
         partitions = await kafka.partitions_of(topics.inbound)
         side = wiring.edge_side(settings, store=store, kafka=kafka, partitions=partitions, metrics=metrics)
+        metrics.watch_cache("ingress", side.cache)
 
         def consumer() -> AIOKafkaConsumer:
             return connection.reader(auto_offset_reset="latest")
@@ -70,14 +71,14 @@ async def ingress_app(
                 "status": "running",
                 "features": ["websocket", "chat", "resume", "chat page"],
                 "sockets": side.edge.sockets,
-                "session_store": asdict(await store.get_stats()),
+                "session_store": store_report(settings, await store.get_stats(), store.describe_locks(), side.cache),
             }
 
         parts = IngressParts(
             edge=side.edge,
             access=side.access,
             facts=side.facts,
-            store=store,
+            store=side.reads,
             origins=side.origins,
             ready={"kafka": kafka.check, "session_store": store.ping, **(worker_checks or {})},
             live={"reply_reader": replies_are_read},

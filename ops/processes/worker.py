@@ -13,9 +13,11 @@ from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.metrics import Metrics
 from ops.settings import Settings
+from ops.store_report import guards
 from schemas.publishing import PublishError
 from schemas.topics import TopicNames
 from store.errors import StoreError
+from store.l1 import L1Cache
 from store.protocol import SessionStore
 from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
@@ -35,6 +37,7 @@ class RunningWorker:
     dispatcher: Dispatcher
     knowledge: Callable[[], dict[str, object]]
     check_kafka: Callable[[], Awaitable[None]]
+    cache: L1Cache
 
     async def ready(self) -> None:
         """Raises OpsError while a partition can't be worked on."""
@@ -67,6 +70,7 @@ async def running_worker(
     app = WorkerApp(wiring.group_settings(settings, connection))
     try:
         await store.ping()
+        await store.test_locks()
         await kafka.start()
         await kafka.partitions_of(topics.inbound)
         async with _brain(settings, connection, topics, embedder) as brain:
@@ -84,11 +88,13 @@ async def running_worker(
             async def count_partitions() -> None:
                 parts.turns.partitions = await kafka.partitions_of(topics.inbound)
 
+            metrics.watch_cache("worker", parts.l1)
+            metrics.watch_locks(store)
             await count_partitions()
             await app.start(parts.dispatcher, count_partitions)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
-                yield RunningWorker(parts.dispatcher, brain.knowledge, kafka.check)
+                yield RunningWorker(parts.dispatcher, brain.knowledge, kafka.check, parts.l1)
             finally:
                 await app.stop()
                 log.info("worker_stopped")
@@ -102,9 +108,8 @@ def _described(settings: Settings) -> dict[str, object]:
     return {
         "store": settings.store_type,
         "ordering": settings.ordering,
-        "locking": "for records outside their home partition",
-        "fingerprinting": "off",
-        "encryption": "off",
+        "locking": "for records outside their home partition" if settings.session_locking_enabled else "off",
+        **guards(settings),
         "generator": settings.generator,
         "concurrency": settings.worker_concurrency,
     }

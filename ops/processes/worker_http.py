@@ -1,7 +1,5 @@
 """The worker's own small HTTP port: `/health*` and `/metrics`."""
 
-from dataclasses import asdict
-
 from fastapi import FastAPI
 from fastapi.responses import Response
 
@@ -9,10 +7,12 @@ from ingress.health import health_router
 from ingress.middleware import ResponseHeaders, install_error_handlers
 from ops.metrics import Metrics
 from ops.processes.worker import RunningWorker
+from ops.settings import Settings
+from ops.store_report import store_report
 from store.protocol import SessionStore
 
 
-def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) -> ResponseHeaders:
+def worker_http(settings: Settings, worker: RunningWorker, store: SessionStore, metrics: Metrics) -> ResponseHeaders:
     async def always() -> None:
         return None
 
@@ -21,7 +21,7 @@ def worker_http(worker: RunningWorker, store: SessionStore, metrics: Metrics) ->
             "partitions": sorted(str(partition) for partition in worker.dispatcher.assignments),
             "open_records": worker.dispatcher.open_records,
             "knowledge": worker.knowledge(),
-            "session_store": asdict(await store.get_stats()),
+            "session_store": store_report(settings, await store.get_stats(), store.describe_locks(), worker.cache),
         }
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

@@ -12,7 +12,9 @@ class Script:
 
 
 # The session is a hash: `version`, `event` (id of the newest reply event), `writer`, one field per kind of fence, `key`
-# (which encryption key sealed it) and `state`. Its newest reply events are a list beside it.
+# (ids of the encryption keys that sealed any of it, with blanks between; empty: none) and `state`. Its newest reply
+# events are a list beside it. They stay as they were sealed while turns go on under another key, so `key` keeps the
+# earlier ids until a rotation.
 #
 # The fence is checked first, so that a writer that lost its right is told so even when it is behind as well. Being
 # behind is no error when the newest event is the caller's own: its first attempt succeeded and the response was lost.
@@ -22,7 +24,7 @@ local session, events = KEYS[1], KEYS[2]
 local expected, kind, token, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local version, state, reply = ARGV[5], ARGV[6], ARGV[7]
 local ttl_ms, keep, first, key = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1', ARGV[11]
-local stored = redis.call('HMGET', session, 'version', 'event', kind)
+local stored = redis.call('HMGET', session, 'version', 'event', kind, 'key')
 if stored[3] and tonumber(stored[3]) > tonumber(token) then
   return {'FENCED', stored[3]}
 end
@@ -32,6 +34,11 @@ if (stored[1] or '0') ~= expected then
     return {'ALREADY', redis.call('LINDEX', events, -1)}
   end
   return {'STALE', stored[1] or '0'}
+end
+local sealed_by = stored[4] or ''
+if stored[1] and not first and sealed_by ~= key then
+  local known = string.find(' ' .. sealed_by .. ' ', ' ' .. key .. ' ', 1, true)
+  key = known and sealed_by or sealed_by .. ' ' .. key
 end
 redis.call('HSET', session, 'version', version, 'event', event, 'writer', kind, kind, token, 'key', key, 'state', state)
 if first then
@@ -66,16 +73,18 @@ redis.call('PEXPIRE', events, ttl_ms)
 return 1
 """)
 
-# Writes what was sealed anew only over what it was made from; a turn that came in between wins.
+# Writes what was sealed anew only over what it was made from; a turn that came in between wins. A session that expired
+# and began anew may have the same version, but not the same event.
 RESEAL = Script("""
 local session, events = KEYS[1], KEYS[2]
-local version, key, state = ARGV[1], ARGV[2], ARGV[3]
-if redis.call('HGET', session, 'version') ~= version then
+local version, event, key, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stored = redis.call('HMGET', session, 'version', 'event')
+if stored[1] ~= version or stored[2] ~= event or redis.call('LLEN', events) ~= #ARGV - 4 then
   return 0
 end
 redis.call('HSET', session, 'key', key, 'state', state)
-for i = 4, #ARGV do
-  redis.call('LSET', events, i - 4, ARGV[i])
+for i = 5, #ARGV do
+  redis.call('LSET', events, i - 5, ARGV[i])
 end
 return 1
 """)

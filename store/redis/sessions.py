@@ -164,6 +164,13 @@ class RedisSessionStore:
     def lock(self, session_id: str) -> AbstractAsyncContextManager[Fence]:
         return self.locks.hold(session_id) if self.locks is not None else no_locks()
 
+    def describe_locks(self) -> dict[str, int | float | bool]:
+        return {"enabled": self.locks is not None, **(self.locks.describe() if self.locks else {"active": 0})}
+
+    async def test_locks(self) -> None:
+        if self.locks is not None:
+            await self.locks.self_test()
+
     async def save_progress(self, offsets: Mapping[str, int]) -> None:
         if offsets:
             args = [part for item in offsets.items() for part in item]
