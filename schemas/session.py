@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, field
 from dataclasses import fields as fields_of
+from datetime import datetime
 from hmac import compare_digest
 from typing import Any, Self
 
@@ -62,6 +63,10 @@ class SessionData:
         return self.fingerprint_hash is None or compare_digest(
             self.fingerprint_hash.encode(), self.create_fingerprint(ip, user_agent).encode()
         )
+
+    def expires_at(self, ttl_seconds: float) -> float:
+        """When a session that lives `ttl_seconds` after its last change is gone, in seconds since 1970."""
+        return datetime.fromisoformat(self.updated_at.replace("Z", "+00:00")).timestamp() + ttl_seconds
 
     def has_applied(self, source: str, offset: int, inbound_id: str) -> bool:
         """Whether the record was applied already: by where it stands, or by its id (a duplicate, or a redrive)."""

@@ -1,7 +1,8 @@
 """Reads of sessions by a process that owns none: cached for a short time, and dropped when their events come by."""
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from schemas.session import SessionData
@@ -23,6 +24,8 @@ class SessionReads(Protocol):
 
     async def events(self, session_id: str, after_seq: int = 0) -> Sequence[bytes]: ...
 
+    def ttl_of(self, session: SessionData) -> float: ...
+
     async def get_stats(self) -> StoreStats: ...
 
     async def ping(self) -> None: ...
@@ -32,9 +35,10 @@ class CachedReads:
     """`SessionReads` with `get` out of a cache. Whoever sees a session's reply events calls `forget` for each: then an
     entry is out of date only as long as its event is on the way."""
 
-    def __init__(self, store: SessionReads, cache: L1Cache) -> None:
+    def __init__(self, store: SessionReads, cache: L1Cache, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._cache = cache
+        self._clock = clock
         self._reading: Counter[str] = Counter()
         self._overtaken: set[str] = set()
 
@@ -47,7 +51,7 @@ class CachedReads:
             session = await self._store.get(session_id)
             # An event that came meanwhile may be newer than what was read.
             if session is not None and session_id not in self._overtaken:
-                self._cache.put(session, None)
+                self._cache.put(session, None, session.expires_at(self._store.ttl_of(session)) - self._clock())
             return session
         finally:
             self._reading[session_id] -= 1
@@ -69,6 +73,9 @@ class CachedReads:
 
     async def events(self, session_id: str, after_seq: int = 0) -> Sequence[bytes]:
         return await self._store.events(session_id, after_seq)
+
+    def ttl_of(self, session: SessionData) -> float:
+        return self._store.ttl_of(session)
 
     async def get_stats(self) -> StoreStats:
         return await self._store.get_stats()

@@ -38,10 +38,12 @@ class L1Cache:
         self._entries.move_to_end(session_id)
         return entry.session
 
-    def put(self, session: SessionData, partition: Hashable) -> None:
+    def put(self, session: SessionData, partition: Hashable, lives_seconds: float) -> None:
+        """Keeps `session`, which is gone from the store in `lives_seconds` and then from here, too."""
         if self._size == 0:
             return
-        self._entries[session.session_id] = _Entry(session, partition, self._clock() + self._ttl)
+        until = self._clock() + min(self._ttl, lives_seconds)
+        self._entries[session.session_id] = _Entry(session, partition, until)
         self._entries.move_to_end(session.session_id)
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -158,7 +157,7 @@ class StoreRepair:
             session = rebuilt.session
             if session is None or not rebuilt.changed:
                 continue
-            left = self._store.ttl_of(session) - (self._clock() - _seconds(session.updated_at))
+            left = session.expires_at(self._store.ttl_of(session)) - self._clock()
             # What would have expired by now stays gone.
             if left > 0:
                 restored += await self._store.restore(
@@ -168,7 +167,3 @@ class StoreRepair:
 
     def _mark(self, partition: int) -> str:
         return f"{self._reply_topic}:{partition}"
-
-
-def _seconds(rfc3339: str) -> float:
-    return datetime.fromisoformat(rfc3339.replace("Z", "+00:00")).timestamp()

@@ -148,14 +148,14 @@ class TurnProcessor:
             match outcome:
                 case Applied():
                     if owned:
-                        parts.l1.put(after, taken.assignment.partition)
+                        parts.l1.put(after, taken.assignment.partition, parts.store.ttl_of(after))
                 case Already(stored):
                     parts.l1.drop(session_id)
                     reply = stored
                 case Stale(version):
                     parts.observer.stale_write()
                     parts.l1.drop(session_id)
-                    if owned and session is not None and version < session.version:
+                    if owned and session is not None and version < session.version and self._lives(session):
                         raise StoreForgot(f"session {session_id} stands at {version}, not at {session.version}")
                     session, unpublished = await self._load(session_id, False)
                     continue
@@ -179,6 +179,10 @@ class TurnProcessor:
         if stored is None:
             return None, False
         return stored.session, not owned or stored.writer == "lock"
+
+    def _lives(self, session: SessionData) -> bool:
+        """Whether the store should still have the session, by its time to live."""
+        return session.expires_at(self._parts.store.ttl_of(session)) * 1000 > self._now().ms
 
     async def _fact(
         self,

@@ -27,7 +27,7 @@ class SlowStore(MemorySessionStore):
 
 def cached(store: MemorySessionStore, *, size: int = 10) -> tuple[CachedReads, L1Cache]:
     cache = L1Cache(size=size, ttl_seconds=60)
-    return CachedReads(store, cache), cache
+    return CachedReads(store, cache, clock=lambda: session().expires_at(0)), cache
 
 
 async def test_the_store_is_asked_once_until_an_event_comes_by() -> None:
