@@ -59,6 +59,7 @@ async def _store(settings: Settings) -> str:
     store = wiring.session_store(settings)
     try:
         await store.ping()
+        await store.test_locks()
         stats = await store.get_stats()
         return " ".join([stats.type, *(f"{name}={value}" for name, value in stats.details.items())])
     finally:
