@@ -83,6 +83,14 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CORS_ORIGINS", "https://shop.example/"),
         ("CORS_ORIGINS", "shop.example"),
         ("CORS_ORIGINS", "file://x"),
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "redis+sentinel://one:26379"),
+        ("REDIS_WAIT_REPLICAS", "-1"),
+        ("REDIS_SSL_CA_FILE", "nowhere.pem"),
+        ("REDLOCK_URLS", "one:6379"),
+        ("REDLOCK_URLS", "redis://one:6379,redis://one:6379"),
+        ("SESSION_ENCRYPTION_KEY", "secret"),
+        ("SESSION_ENCRYPTION_KEY", ","),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -93,6 +101,12 @@ def test_a_wrong_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, n
     ("environment", "names"),
     [
         ({"SESSION_STORE_TYPE": "redis"}, ["REDIS_URL"]),
+        ({"ORDERING": "lock", "SESSION_LOCKING_ENABLED": "false"}, ["ORDERING", "SESSION_LOCKING_ENABLED"]),
+        ({"REDIS_WAIT_REPLICAS": "1", "REDIS_URL": "redis+cluster://one:6379"}, ["REDIS_WAIT_REPLICAS", "cluster"]),
+        (
+            {"ENVIRONMENT": "production", "TOKEN_SECRET": SECRET, "SESSION_ENCRYPTION_ENABLED": "true"},
+            ["SESSION_ENCRYPTION_KEY", "supportstream keys generate"],
+        ),
         ({"SESSION_STORE_TYPE": "in_memory", "REDIS_URL": "redis://r"}, ["REDIS_URL", "SESSION_STORE_TYPE"]),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, ["KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"]),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_USERNAME": "u"}, ["KAFKA_SASL_PASSWORD"]),

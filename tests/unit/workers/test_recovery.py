@@ -216,3 +216,13 @@ async def test_one_session_waits_while_others_go_on() -> None:
     await slow
     session: SessionData = await worker.session("slow")
     assert session.message_count == 1
+
+
+async def test_without_locks_what_needs_one_goes_to_the_dead_letter_topic_and_nothing_runs_unguarded() -> None:
+    """O: the record is neither answered nor lost; the customer can't be told, for that would be a turn, too."""
+    worker = Worker(MemorySessionStore(ttl_seconds=60, lock=None))
+    await worker.run(inbound("s1", 0, at=away("s1"), id="m1", text="Hello"))
+    await worker.run(inbound("s1", 0, id="m2", text="In its home partition"))
+    assert worker.observer.seen["dlq:locking_disabled"] == 1
+    assert worker.generator.calls == ["m2"]
+    assert [event.inbound_id for event in worker.publisher.replies] == ["m2"]
