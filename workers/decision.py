@@ -147,7 +147,7 @@ def decided(event: InboundEvent, source: Source, session: SessionData | None, no
 
 def effective(changes: Changes, session: SessionData | None) -> Changes:
     """`changes` as they take effect. Of two claims on a session the first counts, and its owner sees `claimed` in the
-    fact.
+    fact; the second leaves no fingerprint either. A session keeps its first fingerprint.
 
     Raises:
         PermanentError: the session's metadata would become too large.
@@ -158,7 +158,11 @@ def effective(changes: Changes, session: SessionData | None) -> Changes:
         raise PermanentError(
             "metadata_too_large", f"A session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON."
         )
-    return replace(changes, claimed=None) if changes.claimed and session.claimed else changes
+    if changes.claimed and session.claimed:
+        return replace(changes, claimed=None, fingerprint_hash=None)
+    if changes.fingerprint_hash and session.fingerprint_hash:
+        return replace(changes, fingerprint_hash=None)
+    return changes
 
 
 def _of(event: InboundEvent, source: Source, session: SessionData | None, now: Moment) -> dict[str, Any]:

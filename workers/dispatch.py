@@ -182,11 +182,9 @@ class Dispatcher:
             offsets = self._commits.committable()
             if not offsets:
                 return
-            # Marks of its own partitions only: those of others are moved by who repairs them.
-            marks = self._marks.take({partition.partition for partition in self._assignments})
             progress = {str(partition): offset for partition, offset in offsets.items()}
             try:
-                await self._store.save_progress(progress | marks)
+                await self._store.save_progress(progress | self._marks.take(self._assignments))
                 await self._consumer.commit(offsets)
             except StoreReplaced:
                 self._distrust_store("server_replaced")

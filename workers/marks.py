@@ -5,15 +5,18 @@ has the turns of all records before it, whoever wrote them. That offset is saved
 if it loses writes, it loses the later marks with them, and the mark that is left says where to read on.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from schemas.publishing import Position
+from workers.records import Partition
 
 
 class ReplyMarks:
     """Per reply partition the offset after the newest reply that this process published."""
 
-    def __init__(self) -> None:
+    def __init__(self, inbound_topic: str) -> None:
+        """Partitions of this topic are the homes of the sessions in the reply partitions of the same number."""
+        self._inbound_topic = inbound_topic
         self._marks: dict[tuple[str, int], int] = {}
 
     def published(self, position: Position) -> None:
@@ -21,7 +24,9 @@ class ReplyMarks:
         if position.offset >= self._marks.get(place, 0):
             self._marks[place] = position.offset + 1
 
-    def take(self, partitions: Collection[int]) -> dict[str, int]:
-        """Marks of these partitions that moved since they were taken last, by `topic:partition`."""
+    def take(self, owned: Iterable[Partition]) -> dict[str, int]:
+        """Marks that moved since they were taken last, by `topic:partition`; only of homes that are `owned`. Those of
+        others are moved by who repairs them."""
+        homes = {partition.partition for partition in owned if partition.topic == self._inbound_topic}
         marks, self._marks = self._marks, {}
-        return {f"{topic}:{number}": offset for (topic, number), offset in marks.items() if number in partitions}
+        return {f"{topic}:{number}": offset for (topic, number), offset in marks.items() if number in homes}

@@ -13,7 +13,7 @@ A crash between any two steps is repaired by redelivery, which takes the way of 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -65,7 +65,7 @@ class TurnParts:
     generator: Generator
     cancellations: Cancellations
     observer: Observer
-    marks: ReplyMarks = field(default_factory=ReplyMarks)
+    marks: ReplyMarks
     lock_everything: bool = False
     """`ordering=lock`: run every turn under the lock, for comparison and for topics that are not keyed."""
 

@@ -142,7 +142,7 @@ class Rig:
         self.cancellations = Cancellations()
         self.l1 = L1Cache(size=10, ttl_seconds=60)
         self.repair = FakeRepair()
-        self.marks = ReplyMarks()
+        self.marks = ReplyMarks(TOPICS.inbound)
         self.made.append(self)
         run_turn: Callable[[Taken], Awaitable[None]] = self.turns
         self.dispatcher = Dispatcher(

@@ -20,6 +20,7 @@ from workers.cancellations import Cancellations
 from workers.clock import Moment
 from workers.dead_letters import DeadLetters
 from workers.generation.protocol import Answer, Emit, Question
+from workers.marks import ReplyMarks
 from workers.observer import LockReason
 from workers.records import Assignment, Partition, Taken, take
 from workers.recovery import ResilientTurns, RetrySettings
@@ -226,6 +227,7 @@ class Worker:
                 generator=self.generator,
                 cancellations=self.cancellations,
                 observer=self.observer,
+                marks=ReplyMarks(TOPICS.inbound),
                 lock_everything=lock_everything,
             ),
             now=self.clock,
