@@ -64,7 +64,8 @@ class FernetCipher:
         if not keys:
             raise ValueError("there is no key")
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        self.key_id = sha256(keys[0].encode()).hexdigest()[:8]
+        self.key_ids = tuple(sha256(key.encode()).hexdigest()[:8] for key in keys)
+        self.key_id = self.key_ids[0]
 
     def seal(self, session_id: str, data: bytes) -> bytes:
         return self._fernet.encrypt(session_id.encode() + b"\n" + data)

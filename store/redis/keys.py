@@ -22,5 +22,5 @@ class Keys:
         return f"{escaped}{{*}}"
 
     def session_id(self, key: bytes) -> str:
-        """The session whose key this is."""
-        return key.decode()[len(self._prefix) + 1 : -1]
+        """The session whose key this is. One that is no UTF-8 is none of ours, and gives an id without a session."""
+        return key.decode(errors="replace")[len(self._prefix) + 1 : -1]

@@ -79,7 +79,7 @@ RESEAL = Script("""
 local session, events = KEYS[1], KEYS[2]
 local version, event, key, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stored = redis.call('HMGET', session, 'version', 'event')
-if stored[1] ~= version or stored[2] ~= event or redis.call('LLEN', events) ~= #ARGV - 4 then
+if stored[1] ~= version or (stored[2] or '') ~= event or redis.call('LLEN', events) ~= #ARGV - 4 then
   return 0
 end
 redis.call('HSET', session, 'key', key, 'state', state)
@@ -100,8 +100,12 @@ redis.call('SET', KEYS[1], token)
 return token
 """)
 
+# A store that was flushed has no incarnation any more, and must not be told that anything is done.
 SAVE_PROGRESS = Script("""
-for i = 1, #ARGV, 2 do
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[1], 'incarnation') ~= ARGV[1] then
+  return 'REPLACED'
+end
+for i = 2, #ARGV, 2 do
   local stored = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0')
   if tonumber(ARGV[i + 1]) > stored then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])

@@ -1,6 +1,6 @@
 """Sessions in Redis: one hash and one list each, under one hash tag; each write is one Lua script."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from uuid import uuid4
 
@@ -15,12 +15,14 @@ from store.redis.active import ActiveSessions
 from store.redis.connect import RedisConnections
 from store.redis.keys import Keys
 from store.redis.round_trips import RoundTrips
+from store.redis.scan import session_id_pages
 from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
 from store.redis.statistics import server_statistics
 from store.redlock import Redlock
 
 _INCARNATION = "incarnation"
 """Beside the progress, a mark that is made once: where it is gone, everything is."""
+_FLUSHED = "Redis was flushed, and lacks acknowledged writes."
 
 
 class RedisSessionStore:
@@ -156,7 +158,7 @@ class RedisSessionStore:
         if self._incarnation is not None:
             known = await self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
             if known != self._incarnation:
-                raise StoreReplaced("Redis was flushed, and lacks acknowledged writes.")
+                raise StoreReplaced(_FLUSHED)
 
     async def next_fence(self) -> int:
         return int(await self._round_trips.run_script(NEXT_FENCE, [self._keys.fence], []))
@@ -173,8 +175,9 @@ class RedisSessionStore:
 
     async def save_progress(self, offsets: Mapping[str, int]) -> None:
         if offsets:
-            args = [part for item in offsets.items() for part in item]
-            await self._round_trips.run_script(SAVE_PROGRESS, [self._keys.progress], args)
+            args = [self._incarnation or "", *(part for item in offsets.items() for part in item)]
+            if await self._round_trips.run_script(SAVE_PROGRESS, [self._keys.progress], args) == b"REPLACED":
+                raise StoreReplaced(_FLUSHED)
 
     async def progress(self, partitions: Sequence[str]) -> dict[str, int]:
         if not partitions:
@@ -192,6 +195,10 @@ class RedisSessionStore:
 
     async def ping(self) -> None:
         await self._round_trips.run("PING")
+
+    def session_id_pages(self, size: int = 256) -> AsyncGenerator[list[str]]:
+        """The ids of the stored sessions, as `store.redis.scan` finds them."""
+        return session_id_pages(self._connections.client, self._keys, size=size)
 
     async def close(self) -> None:
         await self._active.close()

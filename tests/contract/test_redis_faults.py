@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ops.local.redis import RedisServer
-from store.errors import CorruptSession, LockLost, StoreUnavailable
+from store.errors import CorruptSession, LockLost, StoreReplaced, StoreUnavailable
 from store.locking import LockSettings
 from store.protocol import Applied, CommitOutcome, Fenced
 from store.redis import RedisSessionStore
@@ -145,8 +145,10 @@ async def test_a_lock_is_renewed_while_it_is_held(store: RedisSessionStore, clie
     assert not await client.exists("agent:session:{s1}:lock")
 
 
-async def test_a_lock_that_cannot_be_released_ends_by_itself(store: RedisSessionStore, own_server: RedisServer) -> None:
-    async with store.lock("s1"):
+async def test_a_lock_that_cannot_be_released_ends_by_itself(
+    watching: RedisSessionStore, own_server: RedisServer
+) -> None:
+    async with watching.lock("s1"):
         await asyncio.to_thread(own_server.server.kill)
 
 
@@ -200,3 +202,46 @@ async def test_who_gives_up_waiting_takes_nobody_along(store: RedisSessionStore)
     outcomes = await asyncio.gather(*commits, return_exceptions=True)
     assert isinstance(outcomes[3], asyncio.CancelledError)
     assert all(outcome == Applied() for n, outcome in enumerate(outcomes) if n != 3)
+
+
+@pytest.fixture
+async def watching(own_server: RedisServer) -> AsyncIterator[RedisSessionStore]:
+    """A store as a worker has it."""
+    made = RedisSessionStore(connect(RedisSettings(own_server.url, watch_for_loss=True)), ttl_seconds=60)
+    await made.accept_server()
+    yield made
+    await made.close()
+
+
+async def test_a_flush_is_noticed_before_a_session_counts_as_new_and_before_progress_is_saved(
+    watching: RedisSessionStore, client: Redis
+) -> None:
+    """R: neither the server nor its run id changed."""
+    await commit_up_to(watching, 2)
+    await watching.save_progress({"t:0": 5})
+    assert await watching.load("nobody") is None
+    await client.flushall()
+    for _ in range(2):
+        with pytest.raises(StoreReplaced):
+            await watching.load("s1")
+        with pytest.raises(StoreReplaced):
+            await watching.save_progress({"t:0": 6})
+    await watching.accept_server()
+    assert await watching.load("s1") is None
+    assert await watching.progress(["t:0"]) == {}
+    await watching.save_progress({"t:0": 6})
+
+
+async def test_a_server_that_was_restarted_gets_no_command_before_it_is_accepted(
+    watching: RedisSessionStore, own_server: RedisServer, client: Redis
+) -> None:
+    """R: the run id tells."""
+    await commit(watching, session())
+    await asyncio.to_thread(own_server.server.kill)
+    await asyncio.to_thread(own_server.start)
+    for _ in range(2):
+        with pytest.raises(StoreReplaced):
+            await commit(watching, session("s2"))
+    assert await client.dbsize() == 0
+    await watching.accept_server()
+    assert await commit(watching, session("s2")) == Applied()

@@ -1,0 +1,203 @@
+"""Rotation of the encryption key while the workers go on: what any key opens is sealed anew with the first.
+
+It may be stopped at any moment and run again: each session is written in one step, and says which keys sealed it.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from store.encryption import FernetCipher
+from store.errors import CorruptSession, WrongKey
+from store.redis.connect import RedisConnections
+from store.redis.keys import Keys
+from store.redis.round_trips import RoundTrips
+from store.redis.scan import session_id_pages
+from store.redis.scripts import RESEAL
+
+PLAIN = ""
+"""Stands for the key of what is not sealed at all."""
+
+_PAGE = 256
+"""Sessions whose keys are asked for in one round trip."""
+_AT_ONCE = 16
+"""Sessions that are held and sealed at once, each with its newest events: this bounds the memory."""
+_SHOWN_IDS = 10
+
+Progress = Callable[[int, int | None], None]
+"""Told how many sessions were looked at, and of how many, where that is known."""
+
+_Outcome = Literal["rotated", "already", "unreadable", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeySurvey:
+    """Which keys what is stored needs."""
+
+    sessions: int
+    by_key: dict[str, int]
+    """Per key id (`PLAIN`: none) the sessions of which it sealed something; a session may count under several."""
+    outdated: int
+    """Sessions that need another key than the first: what a rotation would seal anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationReport:
+    """What a rotation did, in sessions."""
+
+    rotated: int
+    already: int
+    """Sealed by the first key alone before."""
+    unreadable: int
+    """No key opens all of it, or a part belongs to another session. Left as it is."""
+    expired: int
+    """Gone before it was their turn."""
+    unreadable_ids: tuple[str, ...]
+    """The first ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """A session as it stood: what the write compares, and which keys sealed it."""
+
+    version: bytes
+    event: bytes
+    key_ids: tuple[str, ...]
+
+
+class KeyRotation:
+    """Seals sessions anew with the first of `cipher`'s keys. `connections` are closed with it.
+
+    Every method may raise StoreUnavailable; what was done until then stays done.
+    """
+
+    def __init__(self, connections: RedisConnections, *, key_prefix: str, cipher: FernetCipher) -> None:
+        self._connections = connections
+        self._round_trips = RoundTrips(connections.link)
+        self._keys = Keys(key_prefix)
+        self._cipher = cipher
+        self._alone = asyncio.Lock()
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Names of the keys that are there, the one that seals first."""
+        return self._cipher.key_ids
+
+    async def survey(self, progress: Progress) -> KeySurvey:
+        """Looks at all sessions and changes nothing."""
+        sessions = outdated = 0
+        by_key: Counter[str] = Counter()
+        async with aclosing(self._pages()) as pages:
+            async for page in pages:
+                for _, stamp in page:
+                    if stamp is not None:
+                        sessions += 1
+                        by_key.update(stamp.key_ids)
+                        outdated += not self._is_done(stamp)
+                progress(sessions, None)
+        return KeySurvey(sessions, dict(by_key), outdated)
+
+    async def run(self, progress: Progress, expected: int | None = None) -> RotationReport:
+        """Seals anew what another key than the first sealed, or none did. Versions and times to live stay as they are.
+
+        `expected` is the number of sessions, for the progress.
+        """
+        outcomes: Counter[_Outcome] = Counter()
+        unreadable_ids: list[str] = []
+        async with aclosing(self._pages()) as pages:
+            async for page in pages:
+                for start in range(0, len(page), _AT_ONCE):
+                    some = page[start : start + _AT_ONCE]
+                    found = await asyncio.gather(*(self._rotate(session_id, stamp) for session_id, stamp in some))
+                    outcomes.update(found)
+                    unreadable = [some[n][0] for n, outcome in enumerate(found) if outcome == "unreadable"]
+                    unreadable_ids = [*unreadable_ids, *unreadable][:_SHOWN_IDS]
+                    progress(outcomes.total(), expected)
+        return RotationReport(
+            rotated=outcomes["rotated"],
+            already=outcomes["already"],
+            unreadable=outcomes["unreadable"],
+            expired=outcomes["expired"],
+            unreadable_ids=tuple(unreadable_ids),
+        )
+
+    async def close(self) -> None:
+        await self._round_trips.close()
+        await self._connections.close()
+
+    async def _pages(self) -> AsyncGenerator[list[tuple[str, _Stamp | None]]]:
+        async with aclosing(session_id_pages(self._connections.client, self._keys, size=_PAGE)) as pages:
+            async for page in pages:
+                stamps = await asyncio.gather(*(self._stamp(session_id) for session_id in page))
+                yield list(zip(page, stamps, strict=True))
+
+    async def _stamp(self, session_id: str) -> _Stamp | None:
+        """None: the session is gone."""
+        version, event, key = await self._round_trips.run(
+            "HMGET", self._keys.session(session_id), "version", "event", "key"
+        )
+        # Sessions from before there was encryption have no `key`.
+        return None if version is None else _Stamp(version, event or b"", tuple((key or b"").decode().split(" ")))
+
+    def _is_done(self, stamp: _Stamp) -> bool:
+        return stamp.key_ids == (self._cipher.key_id,)
+
+    async def _rotate(self, session_id: str, stamp: _Stamp | None) -> _Outcome:
+        """Tries until nobody writes between the stamp and the end."""
+        anew: dict[bytes | None, bytes] = {}
+        outcome = await self._attempt(session_id, stamp, anew)
+        if outcome is None:
+            # One session alone, most of it sealed already, takes less time than the next turn needs to come.
+            async with self._alone:
+                while outcome is None:
+                    outcome = await self._attempt(session_id, await self._stamp(session_id), anew)
+        return outcome
+
+    async def _attempt(
+        self, session_id: str, stamp: _Stamp | None, anew: dict[bytes | None, bytes]
+    ) -> _Outcome | None:
+        """None: somebody wrote since the stamp. `anew` is what was sealed so far, by what it was made from."""
+        if stamp is None:
+            return "expired"
+        if self._is_done(stamp):
+            return "already"
+        session, events = self._keys.session(session_id), self._keys.events(session_id)
+        # Both after the stamp was read: a turn that came in since has changed the version, and is noticed.
+        [version, state], replies = await asyncio.gather(
+            self._round_trips.run("HMGET", session, "version", "state"),
+            self._round_trips.run("LRANGE", events, 0, -1),
+        )
+        if version != stamp.version:
+            return None
+        values = [state, *replies]
+        try:
+            anew.update({value: self._seal_anew(session_id, value) for value in values if value not in anew})
+        except (WrongKey, CorruptSession):
+            return "unreadable"
+        args = [stamp.version, stamp.event, self._cipher.key_id, *(anew[value] for value in values)]
+        done: int = await self._round_trips.run_script(RESEAL, [session, events], args)
+        return "rotated" if done else None
+
+    def _seal_anew(self, session_id: str, value: bytes | None) -> bytes:
+        """Raises WrongKey or CorruptSession, as `Cipher.open`."""
+        if value is None:
+            raise CorruptSession(f"Session {session_id} has no state.")
+        # The store itself takes no plain text while encryption is on; here it comes from before that.
+        plain = _of_session(session_id, value) if value.startswith(b"{") else self._cipher.open(session_id, value)
+        return self._cipher.seal(session_id, plain)
+
+
+def _of_session(session_id: str, plain: bytes) -> bytes:
+    """`plain`, a state or event of this session. Raises CorruptSession for all else: sealing would vouch for it."""
+    try:
+        owner = orjson.loads(plain).get("session_id")
+    except orjson.JSONDecodeError as error:
+        raise CorruptSession(f"What is stored for session {session_id} can't be read: {error}") from error
+    if owner != session_id:
+        raise CorruptSession(f"What is stored for session {session_id} belongs to another session.")
+    return plain
