@@ -16,6 +16,7 @@ from ingress.middleware import Receive, ResponseHeaders, Scope, SendMessage, ins
 from ingress.origins import OriginPolicy
 from ingress.page import STATIC, PageFiles, page_router
 from ingress.responses import Json
+from ingress.sessions import sessions_router
 from store.cached import SessionReads
 
 SOCKET_PATH = "/ws"
@@ -36,6 +37,8 @@ class IngressParts:
     """What `/` and `/health` tell of this process."""
     metrics: Callable[[], tuple[bytes, str]]
     """Body and content type of `/metrics`."""
+    fact_wait_seconds: float
+    """How long a change of a session waits for its fact."""
 
 
 def create_app(
@@ -60,9 +63,10 @@ def create_app(
             allow_origins=sorted(parts.origins.allowed),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "X-Process-Time"],
+            expose_headers=["X-Request-ID", "X-Process-Time", "Location", "ETag"],
         )
-    app.include_router(chat_router(api_prefix, parts.access, parts.facts, parts.store))
+    app.include_router(chat_router(api_prefix, parts.access, parts.facts))
+    app.include_router(sessions_router(api_prefix, parts.access, parts.facts, parts.store, parts.fact_wait_seconds))
     app.include_router(health_router(parts.ready, parts.live, parts.describe))
     app.include_router(page_router())
     app.mount("/chat/static", PageFiles(directory=STATIC), name="chat-static")

@@ -148,7 +148,10 @@ class Connection:
 
     def refused(self, code: ErrorCode, message: str, *, retryable: bool) -> list[Command]:
         """The session can't be opened."""
-        close = CloseCode.TRY_AGAIN_LATER if retryable else CloseCode.UNAUTHORIZED
+        if retryable:
+            close = CloseCode.TRY_AGAIN_LATER
+        else:
+            close = CloseCode.FORBIDDEN if code is ErrorCode.FINGERPRINT_MISMATCH else CloseCode.UNAUTHORIZED
         return [_error(code, message, retryable=retryable), self._close(close, code)]
 
     def opened(

@@ -26,7 +26,7 @@ class Edge:
             return
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
-        socket = Socket(scope["extensions"][WIRE], self._parts)
+        socket = Socket(scope["extensions"][WIRE], self._parts, self._parts.access.client(scope))
         self._sockets.add(socket)
         # Nothing was read since the handshake: nothing waited.
         socket.opened()

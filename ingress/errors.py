@@ -14,6 +14,13 @@ class IngressError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class SecurityError(IngressError):
+    """A good token in what looks like the wrong hands."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(403, ErrorCode.FINGERPRINT_MISMATCH, message)
+
+
 def unavailable(what: str) -> IngressError:
     """Kafka or the store doesn't answer; nothing was accepted."""
     return IngressError(
@@ -23,3 +30,7 @@ def unavailable(what: str) -> IngressError:
 
 def unauthorized(code: ErrorCode, message: str) -> IngressError:
     return IngressError(401, code, message)
+
+
+def not_found(message: str) -> IngressError:
+    return IngressError(404, ErrorCode.NOT_FOUND, message)

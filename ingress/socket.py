@@ -13,6 +13,7 @@ from ingress.access import SessionAccess
 from ingress.connection import Arrival, CatchUp, Close, Command, Connection, Open, Publish, Send
 from ingress.delivery import Delivery
 from ingress.errors import IngressError
+from ingress.fingerprints import Client
 from ingress.history import arrivals_after, since
 from ingress.inbound import InboundPublisher
 from ingress.wire import Wire
@@ -30,8 +31,8 @@ from schemas.frames import (
     encode_frame,
 )
 from schemas.inbound import Cancel, Feedback, InboundEvent, Message
-from store.errors import StoreError
 from store.cached import SessionReads
+from store.errors import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -75,9 +76,11 @@ class SocketParts:
 class Socket:
     """Takes one frame of its client after the other; what is sent to the client waits for nobody else's."""
 
-    def __init__(self, wire: Wire, parts: SocketParts) -> None:
+    def __init__(self, wire: Wire, parts: SocketParts, client: Client) -> None:
         self._wire = wire
         self._parts = parts
+        self._client = client
+        self._fingerprint_hash: str | None = None
         self._connection = Connection()
         self._inbox: deque[bytes] = deque()
         self._outbox: deque[str] = deque()
@@ -212,8 +215,9 @@ class Socket:
     async def _open(self, hello: Hello) -> None:
         parts = self._parts
         try:
-            access = await parts.access.grant(hello.session_id, hello.token)
+            access = await parts.access.grant(hello.session_id, hello.token, self._client)
             self._connection.session_id = access.session_id
+            self._fingerprint_hash = access.fingerprint_hash
             # First subscribe, then read: what is published in between is buffered by the connection.
             parts.delivery.subscribe(access.session_id, self)
             newest, missed = await since(parts.store, access.session_id, hello.resume)
@@ -229,7 +233,7 @@ class Socket:
         self._do(self._connection.opened(access.session_id, access.token, hello.resume, newest, missed))
 
     async def _publish(self, frame: MessageFrame | CancelFrame | FeedbackFrame) -> None:
-        event = _inbound_event(frame, self._connection.session_id)
+        event = _inbound_event(frame, self._connection.session_id, self._fingerprint_hash)
         try:
             await self._parts.inbound.publish(event)
         except IngressError as error:
@@ -253,10 +257,18 @@ class Socket:
         self._do(self._connection.caught_up(arrivals))
 
 
-def _inbound_event(frame: MessageFrame | CancelFrame | FeedbackFrame, session_id: str) -> InboundEvent:
+def _inbound_event(
+    frame: MessageFrame | CancelFrame | FeedbackFrame, session_id: str, fingerprint_hash: str | None
+) -> InboundEvent:
     match frame:
         case MessageFrame():
-            return Message(id=frame.id, session_id=session_id, text=frame.text, attachments=frame.attachments)
+            return Message(
+                id=frame.id,
+                session_id=session_id,
+                text=frame.text,
+                attachments=frame.attachments,
+                fingerprint_hash=fingerprint_hash,
+            )
         case CancelFrame():
             return Cancel(id=f"cancel:{frame.id}"[:128], session_id=session_id, target=frame.id)
         case FeedbackFrame():

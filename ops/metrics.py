@@ -87,6 +87,12 @@ class Metrics:
             ["code"],
             registry=registry,
         )
+        self._fingerprint_mismatches = Counter(
+            "supportstream_fingerprint_mismatches",
+            "Sessions opened by a client that looks otherwise than the one they began with, by mode.",
+            ["mode"],
+            registry=registry,
+        )
 
     def watch_cache(self, name: str, cache: L1Cache) -> None:
         """Shows the cache of sessions, `worker` or `ingress`."""
@@ -139,6 +145,9 @@ class Metrics:
 
     def frame_refused(self, code: str) -> None:
         self._refused.labels(code).inc()
+
+    def fingerprint_mismatch(self, mode: str) -> None:
+        self._fingerprint_mismatches.labels(mode).inc()
 
     def render(self) -> tuple[bytes, str]:
         """Body and content type of `/metrics`."""

@@ -9,13 +9,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingress.client_address import TrustedProxies
 from ops.errors import UsageError
 from schemas.session import RECENT_EVENTS
 from store.encryption import FernetCipher, new_key
 from store.redis.address import parse_address
 
 DAY_SECONDS = 24 * 60 * 60
-_OURS = ("SESSION_", "KAFKA_", "REDIS_", "REDLOCK_", "TOPIC_", "WORKER_", "TOKEN_", "API_", "CORS_")
+_OURS = ("SESSION_", "KAFKA_", "REDIS_", "REDLOCK_", "TOPIC_", "WORKER_", "TOKEN_", "API_", "CORS_", "TRUSTED_")
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -37,6 +38,8 @@ class Settings(BaseSettings):
     api_prefix: Annotated[str, Field(pattern=r"^/[a-z0-9/._-]*[a-z0-9]$")] = "/api/v1"
     cors_origins: CommaSeparated = ()
     """Web origins that may connect, exact and comma-separated; none: only the pages served from here."""
+    trusted_proxies: CommaSeparated = ()
+    """Proxies whose X-Forwarded-For is believed: addresses and CIDRs, comma-separated."""
     token_secret: SecretStr | None = None
     """Signs session tokens; the same for all ingress processes, at least 32 characters."""
     token_ttl_seconds: Annotated[int, Field(ge=60)] = 7 * DAY_SECONDS
@@ -77,6 +80,10 @@ class Settings(BaseSettings):
     """A lock that is taken is waited for as many leases."""
     redlock_urls: CommaSeparated = ()
     """Independent Redis servers, comma-separated, of which a majority gives a lock; none: Redis itself."""
+    session_fingerprinting_enabled: bool = False
+    """Compares who opens a session by its token with who began it, by address and user agent."""
+    session_fingerprint_strict: bool = False
+    """Refuses a client that looks otherwise, instead of only noting it."""
     session_encryption_enabled: bool = False
     session_encryption_key: SecretStr | None = None
     """Fernet keys, comma-separated: the first encrypts, all decrypt."""
@@ -113,7 +120,7 @@ class Settings(BaseSettings):
     answer_pace_words_per_second: Annotated[float, Field(ge=0)] = 0.0
     """Streams answers at this pace; 0: whole, at once."""
 
-    @field_validator("cors_origins", "extra_inbound_topics", "redlock_urls", mode="before")
+    @field_validator("cors_origins", "trusted_proxies", "extra_inbound_topics", "redlock_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -126,6 +133,12 @@ class Settings(BaseSettings):
             if scheme not in ("http", "https") or not host or "/" in host or "*" in host:
                 raise ValueError(f"{origin!r} is no exact origin; write it like https://shop.example")
         return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        TrustedProxies(proxies)
+        return proxies
 
     @field_validator("redis_url")
     @classmethod
@@ -183,6 +196,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "SESSION_ENCRYPTION_ENABLED needs SESSION_ENCRYPTION_KEY; make one: supportstream keys generate"
             )
+        if self.session_fingerprint_strict and not self.session_fingerprinting_enabled:
+            raise ValueError("SESSION_FINGERPRINT_STRICT needs SESSION_FINGERPRINTING_ENABLED=true")
         if self.ordering == "lock" and not self.session_locking_enabled:
             raise ValueError("ORDERING=lock needs SESSION_LOCKING_ENABLED=true")
         if self.kafka_security_protocol.startswith("SASL_") and not (
@@ -207,6 +222,12 @@ class Settings(BaseSettings):
     @property
     def store_type(self) -> Literal["in_memory", "redis"]:
         return self.session_store_type or ("redis" if self.redis_url else "in_memory")
+
+    @property
+    def fingerprinting(self) -> Literal["off", "lenient", "strict"]:
+        if not self.session_fingerprinting_enabled:
+            return "off"
+        return "strict" if self.session_fingerprint_strict else "lenient"
 
     @property
     def redis_form(self) -> str:

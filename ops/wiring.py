@@ -8,9 +8,11 @@ from aiokafka import AIOKafkaConsumer
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from ingress.access import SessionAccess
+from ingress.client_address import TrustedProxies
 from ingress.delivery import Delivery
 from ingress.edge import Edge
 from ingress.facts import Facts
+from ingress.fingerprints import Fingerprints
 from ingress.inbound import InboundPublisher
 from ingress.origins import OriginPolicy
 from ingress.socket import SocketParts, SocketSettings
@@ -22,6 +24,7 @@ from ops.metrics import Metrics
 from ops.settings import Settings
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.cached import MAX_AGE_SECONDS, CachedReads
+from store.direct import DirectSessions
 from store.encryption import Cipher, FernetCipher, PlainText
 from store.l1 import L1Cache
 from store.locking import LockSettings
@@ -29,9 +32,10 @@ from store.memory import MemorySessionStore
 from store.protocol import SessionStore
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
+from store.redis.rotation import KeyRotation
 from workers.app import GroupSettings
 from workers.cancellations import Cancellations
-from workers.clock import utc_now_rfc3339
+from workers.clock import utc_now, utc_now_rfc3339
 from workers.dead_letters import DeadLetters
 from workers.dispatch import Dispatcher, DispatchSettings
 from workers.generation.protocol import Generator, Retriever
@@ -43,7 +47,8 @@ from workers.turn import TurnParts, TurnProcessor
 
 log = structlog.get_logger(__name__)
 
-CLAIM_WAIT_SECONDS = 10.0
+FACT_WAIT_SECONDS = 10.0
+"""How long the ingress waits for what a worker makes of a claim, or of a change of a session."""
 
 
 def topic_names(settings: Settings) -> TopicNames:
@@ -79,16 +84,24 @@ def publisher(settings: Settings, connection: KafkaConnection, *, max_record_byt
 
 def session_store(settings: Settings, *, watch_for_loss: bool = False) -> SessionStore:
     """The store, not connected yet. `watch_for_loss` for a writer: as `store.redis.connect.RedisSettings` says."""
-    lock = LockSettings(settings.session_lock_timeout_seconds, settings.session_lock_retry_attempts)
-    locking = lock if settings.session_locking_enabled else None
     if settings.redis_url is None:
         # Nothing of it is at rest anywhere.
-        return MemorySessionStore(ttl_seconds=settings.session_timeout_seconds, lock=locking)
+        return MemorySessionStore(ttl_seconds=settings.session_timeout_seconds, lock=lock_settings(settings))
+    return redis_session_store(settings, settings.redis_url.get_secret_value(), watch_for_loss=watch_for_loss)
+
+
+def lock_settings(settings: Settings) -> LockSettings | None:
+    if not settings.session_locking_enabled:
+        return None
+    return LockSettings(settings.session_lock_timeout_seconds, settings.session_lock_retry_attempts)
+
+
+def redis_session_store(settings: Settings, url: str, *, watch_for_loss: bool) -> RedisSessionStore:
     return RedisSessionStore(
-        connect(redis_settings(settings, settings.redis_url.get_secret_value(), watch_for_loss=watch_for_loss)),
+        connect(redis_settings(settings, url, watch_for_loss=watch_for_loss)),
         ttl_seconds=settings.redis_session_ttl_seconds,
         key_prefix=settings.redis_session_key_prefix,
-        lock=locking,
+        lock=lock_settings(settings),
         lock_nodes=[connect(redis_settings(settings, url)).client for url in settings.redlock_urls],
         cipher=cipher(settings),
     )
@@ -117,16 +130,43 @@ def redis_settings(settings: Settings, url: str, *, watch_for_loss: bool = False
     )
 
 
-def shared_session_store(settings: Settings, *, watch_for_loss: bool = False) -> SessionStore:
+def shared_session_store(settings: Settings, *, watch_for_loss: bool = False) -> RedisSessionStore:
     """The store of a process that is not alone. Raises UsageError for the in-memory one, which nobody else sees."""
-    if settings.store_type != "redis":
+    if settings.redis_url is None:
         raise UsageError("REDIS_URL is not set; ingress and workers in separate processes share sessions in Redis")
     if settings.session_encryption_enabled and settings.session_encryption_key is None:
         raise UsageError(
             "SESSION_ENCRYPTION_KEY is not set; processes that share sessions need the same one: "
             "supportstream keys generate"
         )
-    return session_store(settings, watch_for_loss=watch_for_loss)
+    return redis_session_store(settings, settings.redis_url.get_secret_value(), watch_for_loss=watch_for_loss)
+
+
+def key_rotation(settings: Settings) -> KeyRotation:
+    """Raises UsageError where there is nothing to rotate, or no key."""
+    if settings.redis_url is None:
+        raise UsageError("REDIS_URL is not set; only what Redis keeps is encrypted")
+    if not settings.session_encryption_enabled:
+        raise UsageError("SESSION_ENCRYPTION_ENABLED is not true; with it, and SESSION_ENCRYPTION_KEY, keys can rotate")
+    if settings.session_encryption_key is None:
+        raise UsageError("SESSION_ENCRYPTION_KEY is not set; make one: supportstream keys generate")
+    return KeyRotation(
+        connect(redis_settings(settings, settings.redis_url.get_secret_value())),
+        key_prefix=settings.redis_session_key_prefix,
+        cipher=FernetCipher(settings.encryption_keys()),
+    )
+
+
+def direct_sessions(
+    settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, partitions: int
+) -> DirectSessions:
+    """Writes to `store` beside the workers. `partitions` are those of the reply topic."""
+
+    def now() -> tuple[int, str]:
+        moment = utc_now()
+        return moment.ms, moment.rfc3339
+
+    return DirectSessions(store, kafka, reply_topic=topic_names(settings).replies, partitions=partitions, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +195,7 @@ def worker_parts(
         ttl_seconds=settings.session_l1_cache_ttl_seconds,
     )
     cancellations = Cancellations()
-    marks = ReplyMarks()
+    marks = ReplyMarks(topics.inbound)
     turns = TurnProcessor(
         TurnParts(
             store=store,
@@ -245,7 +285,8 @@ def edge_side(
     inbound = InboundPublisher(kafka, topic_names(settings), partitions, utc_now_rfc3339, metrics.inbound_accepted)
     facts = Facts(inbound, delivery, reads)
     tokens = SessionTokens(settings.signing_secret(), ttl_seconds=settings.token_ttl_seconds)
-    access = SessionAccess(tokens, facts, reads, CLAIM_WAIT_SECONDS)
+    fingerprints = Fingerprints(settings.fingerprinting, TrustedProxies(settings.trusted_proxies), reads, metrics)
+    access = SessionAccess(tokens, facts, reads, FACT_WAIT_SECONDS, fingerprints)
     origins = OriginPolicy(frozenset(settings.cors_origins))
     edge = Edge(
         SocketParts(

@@ -28,11 +28,13 @@ class ErrorCode(StrEnum):
     TOKEN_REQUIRED = "token_required"  # noqa: S105  # a word, no secret
     TOKEN_INVALID = "token_invalid"  # noqa: S105  # a word, no secret
     TOKEN_EXPIRED = "token_expired"  # noqa: S105  # a word, no secret
+    FINGERPRINT_MISMATCH = "fingerprint_mismatch"
     BAD_JSON = "bad_json"
     UNKNOWN_TYPE = "unknown_type"
     INVALID_FIELD = "invalid_field"
     HELLO_REPEATED = "hello_repeated"
     TOO_LARGE = "too_large"
+    NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
     TURN_FAILED = "turn_failed"

@@ -6,7 +6,7 @@ import { SupportSocket } from "./socket.js";
 const TYPING_EVERY_MS = 3_000;
 /** A message that Kafka does not have after this long means that the connection is dead, whatever it says. */
 const ACCEPT_WITHIN_MS = 15_000;
-const TOKEN_ERRORS = new Set(["token_required", "token_invalid", "token_expired"]);
+const TOKEN_ERRORS = new Set(["token_required", "token_invalid", "token_expired", "fingerprint_mismatch"]);
 
 /** 128 random bits. `crypto.randomUUID` is missing where the page comes over plain HTTP from another computer. */
 function newMessageId() {

@@ -69,7 +69,7 @@ async def ingress_app(
                 "version": version("supportstream"),
                 "environment": settings.environment,
                 "status": "running",
-                "features": ["websocket", "chat", "resume", "chat page"],
+                "features": ["websocket", "chat", "sessions", "resume", "chat page"],
                 "sockets": side.edge.sockets,
                 "session_store": store_report(settings, await store.get_stats(), store.describe_locks(), side.cache),
             }
@@ -84,6 +84,7 @@ async def ingress_app(
             live={"reply_reader": replies_are_read},
             describe=describe,
             metrics=metrics.render,
+            fact_wait_seconds=wiring.FACT_WAIT_SECONDS,
         )
         app = create_app(parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug)
         try:

@@ -18,7 +18,7 @@ from store.redis.connect import RedisConnections
 from store.redis.keys import Keys
 from store.redis.round_trips import RoundTrips
 from store.redis.scan import session_id_pages
-from store.redis.scripts import RESEAL
+from store.redis.scripts import READ_SEALED, RESEAL
 
 PLAIN = ""
 """Stands for the key of what is not sealed at all."""
@@ -32,6 +32,9 @@ _SHOWN_IDS = 10
 Progress = Callable[[int, int | None], None]
 """Told how many sessions were looked at, and of how many, where that is known."""
 
+_KeyIds = tuple[str, ...]
+"""Of the keys that sealed something of a session; empty where there is none."""
+
 _Outcome = Literal["rotated", "already", "unreadable", "expired"]
 
 
@@ -43,7 +46,9 @@ class KeySurvey:
     by_key: dict[str, int]
     """Per key id (`PLAIN`: none) the sessions of which it sealed something; a session may count under several."""
     outdated: int
-    """Sessions that need another key than the first: what a rotation would seal anew."""
+    """Sessions that a rotation would seal anew."""
+    locked: int
+    """Sessions that need a key which is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +64,6 @@ class RotationReport:
     """Gone before it was their turn."""
     unreadable_ids: tuple[str, ...]
     """The first ten."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """A session as it stood: what the write compares, and which keys sealed it."""
-
-    version: bytes
-    event: bytes
-    key_ids: tuple[str, ...]
 
 
 class KeyRotation:
@@ -90,17 +86,22 @@ class KeyRotation:
 
     async def survey(self, progress: Progress) -> KeySurvey:
         """Looks at all sessions and changes nothing."""
-        sessions = outdated = 0
+        sessions = outdated = locked = 0
         by_key: Counter[str] = Counter()
+        known = {PLAIN, *self.key_ids}
         async with aclosing(self._pages()) as pages:
             async for page in pages:
-                for _, stamp in page:
-                    if stamp is not None:
-                        sessions += 1
-                        by_key.update(stamp.key_ids)
-                        outdated += not self._is_done(stamp)
+                for _, key_ids in page:
+                    if not key_ids:
+                        continue
+                    sessions += 1
+                    by_key.update(key_ids)
+                    if not known.issuperset(key_ids):
+                        locked += 1
+                    elif not self._is_done(key_ids):
+                        outdated += 1
                 progress(sessions, None)
-        return KeySurvey(sessions, dict(by_key), outdated)
+        return KeySurvey(sessions, dict(by_key), outdated, locked)
 
     async def run(self, progress: Progress, expected: int | None = None) -> RotationReport:
         """Seals anew what another key than the first sealed, or none did. Versions and times to live stay as they are.
@@ -113,7 +114,7 @@ class KeyRotation:
             async for page in pages:
                 for start in range(0, len(page), _AT_ONCE):
                     some = page[start : start + _AT_ONCE]
-                    found = await asyncio.gather(*(self._rotate(session_id, stamp) for session_id, stamp in some))
+                    found = await asyncio.gather(*(self._rotate(session_id, key_ids) for session_id, key_ids in some))
                     outcomes.update(found)
                     unreadable = [some[n][0] for n, outcome in enumerate(found) if outcome == "unreadable"]
                     unreadable_ids = [*unreadable_ids, *unreadable][:_SHOWN_IDS]
@@ -130,66 +131,59 @@ class KeyRotation:
         await self._round_trips.close()
         await self._connections.close()
 
-    async def _pages(self) -> AsyncGenerator[list[tuple[str, _Stamp | None]]]:
+    async def _pages(self) -> AsyncGenerator[list[tuple[str, _KeyIds]]]:
         async with aclosing(session_id_pages(self._connections.client, self._keys, size=_PAGE)) as pages:
             async for page in pages:
-                stamps = await asyncio.gather(*(self._stamp(session_id) for session_id in page))
-                yield list(zip(page, stamps, strict=True))
+                stored = await asyncio.gather(
+                    *(self._round_trips.run("HMGET", self._keys.session(each), "version", "key") for each in page)
+                )
+                yield [
+                    (session_id, _key_ids(version, key))
+                    for session_id, (version, key) in zip(page, stored, strict=True)
+                ]
 
-    async def _stamp(self, session_id: str) -> _Stamp | None:
-        """None: the session is gone."""
-        version, event, key = await self._round_trips.run(
-            "HMGET", self._keys.session(session_id), "version", "event", "key"
-        )
-        # Sessions from before there was encryption have no `key`.
-        return None if version is None else _Stamp(version, event or b"", tuple((key or b"").decode().split(" ")))
+    def _is_done(self, key_ids: _KeyIds) -> bool:
+        return key_ids == (self._cipher.key_id,)
 
-    def _is_done(self, stamp: _Stamp) -> bool:
-        return stamp.key_ids == (self._cipher.key_id,)
-
-    async def _rotate(self, session_id: str, stamp: _Stamp | None) -> _Outcome:
-        """Tries until nobody writes between the stamp and the end."""
-        anew: dict[bytes | None, bytes] = {}
-        outcome = await self._attempt(session_id, stamp, anew)
+    async def _rotate(self, session_id: str, key_ids: _KeyIds) -> _Outcome:
+        if self._is_done(key_ids):
+            return "already"
+        anew: dict[bytes, bytes] = {}
+        outcome = await self._attempt(session_id, anew)
         if outcome is None:
-            # One session alone, most of it sealed already, takes less time than the next turn needs to come.
+            # Alone, and with most of it sealed already, it comes before the next turn.
             async with self._alone:
                 while outcome is None:
-                    outcome = await self._attempt(session_id, await self._stamp(session_id), anew)
+                    outcome = await self._attempt(session_id, anew)
         return outcome
 
-    async def _attempt(
-        self, session_id: str, stamp: _Stamp | None, anew: dict[bytes | None, bytes]
-    ) -> _Outcome | None:
-        """None: somebody wrote since the stamp. `anew` is what was sealed so far, by what it was made from."""
-        if stamp is None:
+    async def _attempt(self, session_id: str, anew: dict[bytes, bytes]) -> _Outcome | None:
+        """None: somebody else wrote meanwhile. `anew` is what was sealed so far, by what it was made from."""
+        keys = [self._keys.session(session_id), self._keys.events(session_id)]
+        [[version, event, key, state], events] = await self._round_trips.run_script(READ_SEALED, keys, [])
+        if version is None:
             return "expired"
-        if self._is_done(stamp):
+        if self._is_done(_key_ids(version, key)):
             return "already"
-        session, events = self._keys.session(session_id), self._keys.events(session_id)
-        # Both after the stamp was read: a turn that came in since has changed the version, and is noticed.
-        [version, state], replies = await asyncio.gather(
-            self._round_trips.run("HMGET", session, "version", "state"),
-            self._round_trips.run("LRANGE", events, 0, -1),
-        )
-        if version != stamp.version:
-            return None
-        values = [state, *replies]
+        values: list[bytes] = [state or b"", *events]
         try:
             anew.update({value: self._seal_anew(session_id, value) for value in values if value not in anew})
         except (WrongKey, CorruptSession):
             return "unreadable"
-        args = [stamp.version, stamp.event, self._cipher.key_id, *(anew[value] for value in values)]
-        done: int = await self._round_trips.run_script(RESEAL, [session, events], args)
+        args = [version, event or b"", self._cipher.key_id, *(anew[value] for value in values)]
+        done: int = await self._round_trips.run_script(RESEAL, keys, args)
         return "rotated" if done else None
 
-    def _seal_anew(self, session_id: str, value: bytes | None) -> bytes:
+    def _seal_anew(self, session_id: str, value: bytes) -> bytes:
         """Raises WrongKey or CorruptSession, as `Cipher.open`."""
-        if value is None:
-            raise CorruptSession(f"Session {session_id} has no state.")
         # The store itself takes no plain text while encryption is on; here it comes from before that.
         plain = _of_session(session_id, value) if value.startswith(b"{") else self._cipher.open(session_id, value)
         return self._cipher.seal(session_id, plain)
+
+
+def _key_ids(version: bytes | None, key: bytes | None) -> _KeyIds:
+    # Sessions from before there was encryption have no `key`.
+    return () if version is None else tuple((key or b"").decode().split(" "))
 
 
 def _of_session(session_id: str, plain: bytes) -> bytes:

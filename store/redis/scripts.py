@@ -73,6 +73,14 @@ redis.call('PEXPIRE', events, ttl_ms)
 return 1
 """)
 
+# All of a session as one moment had it.
+READ_SEALED = Script("""
+return {
+  redis.call('HMGET', KEYS[1], 'version', 'event', 'key', 'state'),
+  redis.call('LRANGE', KEYS[2], 0, -1),
+}
+""")
+
 # Writes what was sealed anew only over what it was made from; a turn that came in between wins. A session that expired
 # and began anew may have the same version, but not the same event.
 RESEAL = Script("""
@@ -114,4 +122,4 @@ end
 return 'OK'
 """)
 
-ALL_SCRIPTS = (COMMIT_TURN, RESTORE, RESEAL, NEXT_FENCE, SAVE_PROGRESS)
+ALL_SCRIPTS = (COMMIT_TURN, RESTORE, READ_SEALED, RESEAL, NEXT_FENCE, SAVE_PROGRESS)

@@ -4,27 +4,38 @@ import asyncio
 from collections.abc import Callable
 
 from ingress.access import SessionAccess
+from ingress.client_address import TrustedProxies
 from ingress.delivery import Delivery
 from ingress.facts import Facts
+from ingress.fingerprints import Client, FingerprintMode, Fingerprints
 from ingress.inbound import InboundPublisher
 from ingress.tokens import SessionTokens
-from schemas.inbound import Changes, InboundEvent, Message, SessionUpdate, decode_inbound
+from schemas.fold import evolve
+from schemas.inbound import InboundEvent, Message, decode_inbound
 from schemas.publishing import Position, Record
-from schemas.replies import CustomerMessage, Reply, ReplyEvent, SessionUpdated, TurnCompleted, TurnFailed, encode_reply
+from schemas.replies import ReplyEvent, Source, encode_reply
 from schemas.session import SessionData
 from schemas.topics import TopicNames
 from store.memory import MemorySessionStore
 from store.protocol import Fence
+from workers.clock import Moment
+from workers.decision import Draft, completed, customer_message, decided, failed
+from workers.errors import PermanentError
+from workers.generation.protocol import Answer, Retrieval
 
 SECRET = "0123456789abcdef" * 4
 AT = "2026-01-02T03:04:05.678Z"
+MOMENT = Moment(1_000, AT)
 PARTITIONS = 12
+WAIT_SECONDS = 0.05
+ALICE = Client("192.0.2.1", "Alice's browser")
+MALLORY = Client("198.51.100.66", "Mallory's browser")
 
 
 class Pipeline:
     """Kafka, worker and store in one: what is published is answered, stored and delivered, unless told otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, fingerprinting: FingerprintMode = "off", trusted_proxies: tuple[str, ...] = ()) -> None:
         self.store = MemorySessionStore(ttl_seconds=3_600)
         self.delivery = Delivery()
         self.published: list[Record] = []
@@ -37,11 +48,16 @@ class Pipeline:
         inbound = InboundPublisher(self, TopicNames(), PARTITIONS, lambda: AT, self._accept)
         self.inbound = inbound
         self.facts = Facts(inbound, self.delivery, self.store)
-        self.access = SessionAccess(self.tokens, self.facts, self.store, claim_wait_seconds=0.05)
+        self.mismatches: list[str] = []
+        self.fingerprints = Fingerprints(fingerprinting, TrustedProxies(trusted_proxies), self.store, self)
+        self.access = SessionAccess(self.tokens, self.facts, self.store, WAIT_SECONDS, self.fingerprints)
         self.before_answer: Callable[[InboundEvent], None] = lambda event: None
 
     def _accept(self) -> None:
         self.accepted += 1
+
+    def fingerprint_mismatch(self, mode: str) -> None:
+        self.mismatches.append(mode)
 
     async def publish(self, record: Record) -> Position:
         await asyncio.sleep(0)
@@ -57,37 +73,30 @@ class Pipeline:
 
     async def decide(self, event: InboundEvent) -> None:
         """The turn of `event`."""
-        session = await self.store.get(event.session_id)
-        seq = session.seq + 1 if session else 1
-        fields = {
-            "id": f"turn-{event.id}",
-            "session_id": event.session_id,
-            "epoch": 1_000,
-            "seq": seq,
-            "version": seq,
-            "inbound_id": event.id,
-            "source": None,
-            "actor": "agent",
-            "completed_at": AT,
-        }
-        claimed = session.claimed if session else False
-        fact: ReplyEvent
-        if isinstance(event, SessionUpdate):
-            wins = bool(event.changes.claimed) and not claimed
-            fact = SessionUpdated(**fields, changes=Changes(claimed=True if wins else None))  # type: ignore[arg-type]
-            claimed = claimed or wins
-        elif self.fails_turns:
-            fact = TurnFailed(**fields, code="x", error="The message could not be answered.")  # type: ignore[arg-type]
-        else:
-            assert isinstance(event, Message)
-            fact = TurnCompleted(
-                **fields,  # type: ignore[arg-type]
-                message=CustomerMessage(id=event.id, text=event.text),
-                reply=Reply(text=f"Answer to {event.text}", generator="scripted"),
-            )
+        stored = await self.store.load(event.session_id)
+        session = stored.session if stored else None
+        fact = self._fact(event, session)
+        if fact is None:
+            return
         reply = encode_reply(fact)
-        after = SessionData(session_id=event.session_id, epoch=1_000, seq=seq, version=seq, claimed=claimed)
         await self.store.commit_turn(
-            after, expected_version=seq - 1, event_id=fact.id, fence=Fence("partition", 1), reply=reply
+            evolve(session, fact),
+            expected_version=session.version if session else 0,
+            event_id=fact.id,
+            fence=Fence("partition", 1),
+            reply=reply,
         )
         self.delivery.reply(event.session_id.encode(), reply)
+
+    def _fact(self, event: InboundEvent, session: SessionData | None) -> ReplyEvent | None:
+        source = Source(topic=TopicNames().inbound, partition=0, offset=len(self.published))
+        try:
+            if not isinstance(event, Message):
+                return decided(event, source, session, MOMENT)
+            if self.fails_turns:
+                raise PermanentError("x", "The message could not be answered.")
+        except PermanentError as error:
+            where = event.session_id, event.id, source, session
+            return failed(*where, MOMENT, code=error.reason, error=str(error), attempts=1)
+        draft = Draft(Answer(f"Answer to {event.text}"), Retrieval(), "scripted", {})
+        return completed(event, customer_message(event), source, session, draft, MOMENT)

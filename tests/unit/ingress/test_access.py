@@ -15,7 +15,7 @@ from schemas.frames import ErrorCode
 from schemas.identity import MINTED_PREFIX, is_session_id
 from schemas.inbound import InboundEvent, Message
 from schemas.publishing import BrokerUnavailable
-from tests.unit.ingress.fakes import SECRET, Pipeline
+from tests.unit.ingress.fakes import ALICE, SECRET, Pipeline
 
 NOW = 1_767_323_045.0
 
@@ -105,13 +105,13 @@ def test_without_one_only_our_own_pages_may_connect(headers: dict[str, str], all
 
 async def refused(pipeline: Pipeline, session_id: str | None, token: str | None) -> IngressError:
     with pytest.raises(IngressError) as raised:
-        await pipeline.access.grant(session_id, token)
+        await pipeline.access.grant(session_id, token, ALICE)
     return raised.value
 
 
 async def test_a_new_session_gets_an_id_that_nobody_guesses_and_its_token() -> None:
     pipeline = Pipeline()
-    one, two = [await pipeline.access.grant(None, None) for _ in range(2)]
+    one, two = [await pipeline.access.grant(None, None, ALICE) for _ in range(2)]
     assert one.session_id != two.session_id
     assert one.session_id.startswith(MINTED_PREFIX)
     assert is_session_id(one.session_id)
@@ -122,10 +122,10 @@ async def test_a_new_session_gets_an_id_that_nobody_guesses_and_its_token() -> N
 async def test_a_minted_id_needs_its_token_whether_or_not_it_was_used() -> None:
     """X"""
     pipeline = Pipeline()
-    granted = await pipeline.access.grant(None, None)
+    granted = await pipeline.access.grant(None, None, ALICE)
     for session_id in (granted.session_id, f"{MINTED_PREFIX}made-up"):
         assert (await refused(pipeline, session_id, None)).code == ErrorCode.TOKEN_REQUIRED
-    assert (await pipeline.access.grant(granted.session_id, granted.token)).session_id == granted.session_id
+    assert (await pipeline.access.grant(granted.session_id, granted.token, ALICE)).session_id == granted.session_id
 
 
 async def test_a_token_opens_no_other_session() -> None:
@@ -133,21 +133,21 @@ async def test_a_token_opens_no_other_session() -> None:
     pipeline = Pipeline()
     token = pipeline.tokens.issue("s1")
     assert (await refused(pipeline, "s2", token)).code == ErrorCode.TOKEN_INVALID
-    assert (await pipeline.access.grant(None, token)).session_id == "s1"
+    assert (await pipeline.access.grant(None, token, ALICE)).session_id == "s1"
 
 
 async def test_an_old_token_is_replaced_by_one_that_lasts_longer() -> None:
     pipeline = Pipeline()
     token = pipeline.tokens.issue("s1")
     pipeline.now += 3_000
-    renewed = (await pipeline.access.grant("s1", token)).token
+    renewed = (await pipeline.access.grant("s1", token, ALICE)).token
     pipeline.now += 3_000
     assert pipeline.tokens.verify(renewed) == "s1"
 
 
 async def test_the_first_to_open_an_unclaimed_session_gets_it() -> None:
     pipeline = Pipeline()
-    granted = await pipeline.access.grant("order-7", None)
+    granted = await pipeline.access.grant("order-7", None, ALICE)
     assert pipeline.tokens.verify(granted.token) == "order-7"
     assert (await refused(pipeline, "order-7", None)).code == ErrorCode.TOKEN_REQUIRED
 
@@ -155,7 +155,9 @@ async def test_the_first_to_open_an_unclaimed_session_gets_it() -> None:
 async def test_of_two_who_claim_at_once_one_gets_it() -> None:
     """X: both see it unclaimed; the order of the partition decides."""
     pipeline = Pipeline()
-    outcomes = await asyncio.gather(*(pipeline.access.grant("order-7", None) for _ in range(5)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(pipeline.access.grant("order-7", None, ALICE) for _ in range(5)), return_exceptions=True
+    )
     refusals = [outcome for outcome in outcomes if isinstance(outcome, IngressError)]
     assert len(refusals) == 4
     assert {refusal.code for refusal in refusals} == {ErrorCode.TOKEN_REQUIRED}
@@ -164,7 +166,7 @@ async def test_of_two_who_claim_at_once_one_gets_it() -> None:
 async def test_a_session_that_another_system_began_can_be_claimed() -> None:
     pipeline = Pipeline()
     await pipeline.decide(Message(id="m1", session_id="order-7", text="From elsewhere"))
-    assert (await pipeline.access.grant("order-7", None)).session_id == "order-7"
+    assert (await pipeline.access.grant("order-7", None, ALICE)).session_id == "order-7"
 
 
 async def test_a_claim_that_nobody_answers_or_takes_can_be_tried_again() -> None:

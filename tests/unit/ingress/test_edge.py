@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from ingress.edge import Edge
+from ingress.fingerprints import Client as Looks
+from ingress.fingerprints import FingerprintMode
 from ingress.origins import OriginPolicy
 from ingress.socket import MAX_UNHANDLED_FRAMES, SocketParts, SocketSettings
 from ingress.wire import WIRE, Listener
@@ -17,7 +19,7 @@ from schemas.frames import SUBPROTOCOL, CloseCode
 from schemas.inbound import Message
 from schemas.publishing import BrokerUnavailable
 from store.errors import StoreUnavailable
-from tests.unit.ingress.fakes import Pipeline
+from tests.unit.ingress.fakes import ALICE, MALLORY, Pipeline
 
 DEADLINE_S = 5.0
 
@@ -46,8 +48,12 @@ class Counting:
 class Client:
     """A client and the server's side of its socket (`ingress.wire.Wire`); it reads unless it is told to `stall`."""
 
-    def __init__(self, edge: Edge, *, origin: str | None = None) -> None:
-        headers = [(b"host", b"testserver"), *([(b"origin", origin.encode())] if origin else [])]
+    def __init__(self, edge: Edge, *, origin: str | None = None, client: Looks = ALICE) -> None:
+        headers = [
+            (b"host", b"testserver"),
+            (b"user-agent", client.user_agent.encode()),
+            *([(b"origin", origin.encode())] if origin else []),
+        ]
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
         self._unsaid: list[bytes] = []
@@ -62,6 +68,7 @@ class Client:
                 {
                     "type": "websocket",
                     "path": "/ws",
+                    "client": (client.address, 40_000),
                     "headers": headers,
                     "subprotocols": [SUBPROTOCOL],
                     "extensions": {WIRE: self},
@@ -130,8 +137,15 @@ class Client:
 
 
 class Server:
-    def __init__(self, *, outbox: int = 512, hello_timeout: float = 5.0, accepted_delay: float = 0.0) -> None:
-        self.pipeline = Pipeline()
+    def __init__(
+        self,
+        *,
+        outbox: int = 512,
+        hello_timeout: float = 5.0,
+        accepted_delay: float = 0.0,
+        fingerprinting: FingerprintMode = "off",
+    ) -> None:
+        self.pipeline = Pipeline(fingerprinting)
         self.observer = Counting()
         self.edge = Edge(
             SocketParts(
@@ -243,6 +257,22 @@ async def test_who_may_not_open_is_told_and_closed(first: dict[str, object], cod
     assert len(client.got("error")) == 1
     assert server.pipeline.published == []
     assert server.pipeline.delivery.sessions == 0
+
+
+async def test_strict_a_stolen_token_opens_nothing_from_elsewhere() -> None:
+    """X"""
+    server = Server(fingerprinting="strict")
+    alice, welcome = await server.opened()
+    alice.say(type="message", id="m1", text="Hello")
+    await until(lambda: bool(alice.got("reply")))
+    mallory = Client(server.edge, client=MALLORY)
+    mallory.say(type="hello", token=welcome["token"])
+    assert await mallory.closed() == CloseCode.FORBIDDEN
+    assert [(frame["type"], frame["code"]) for frame in mallory.frames] == [("error", "fingerprint_mismatch")]
+    assert server.observer.refused == ["fingerprint_mismatch"]
+    again, _ = await server.opened(token=welcome["token"], resume={"epoch": 1_000, "seq": 1})
+    await again.leave()
+    await alice.leave()
 
 
 async def test_a_foreign_page_is_refused_before_the_handshake() -> None:

@@ -3,72 +3,14 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 
-from ingress.app import IngressParts, create_app
-from ingress.edge import Edge
-from ingress.origins import OriginPolicy
-from ingress.socket import SocketParts, SocketSettings
 from schemas.publishing import BrokerUnavailable, RecordTooLarge
 from store.errors import StoreUnavailable
 from tests.unit.ingress.fakes import Pipeline
-
-
-class NobodyWatches:
-    def socket_opened(self) -> None: ...
-
-    def socket_closed(self, code: int) -> None: ...
-
-    def frame_refused(self, code: str) -> None: ...
-
-
-async def fine() -> None:
-    return None
-
-
-@asynccontextmanager
-async def client_of(
-    pipeline: Pipeline, *, debug: bool = False, allowed: frozenset[str] = frozenset(), broken: Exception | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
-    async def check() -> None:
-        if broken:
-            raise broken
-
-    async def describe() -> dict[str, object]:
-        if broken:
-            raise broken
-        return {"name": "supportstream"}
-
-    edge = Edge(
-        SocketParts(
-            pipeline.access,
-            pipeline.inbound,
-            pipeline.delivery,
-            pipeline.store,
-            NobodyWatches(),
-            SocketSettings(),
-        ),
-        OriginPolicy(allowed),
-    )
-    parts = IngressParts(
-        edge=edge,
-        access=pipeline.access,
-        facts=pipeline.facts,
-        store=pipeline.store,
-        origins=OriginPolicy(allowed),
-        ready={"kafka": check},
-        live={"loop": fine},
-        describe=describe,
-        metrics=lambda: (b"up 1\n", "text/plain"),
-    )
-    app: Any = create_app(parts, version="1", api_prefix="/api/v1", debug=debug)
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-        yield client
+from tests.unit.ingress.rest import bearer, client_of
 
 
 @pytest.fixture
@@ -80,10 +22,6 @@ def pipeline() -> Pipeline:
 async def client(pipeline: Pipeline) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(pipeline) as client:
         yield client
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
 
 
 async def test_a_question_is_answered_in_one_request(client: httpx.AsyncClient, pipeline: Pipeline) -> None:

@@ -83,6 +83,9 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CORS_ORIGINS", "https://shop.example/"),
         ("CORS_ORIGINS", "shop.example"),
         ("CORS_ORIGINS", "file://x"),
+        ("TRUSTED_PROXIES", "*"),
+        ("TRUSTED_PROXIES", "proxy.example"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8"),
         ("REDIS_URL", "localhost:6379"),
         ("REDIS_URL", "redis+sentinel://one:26379"),
         ("REDIS_WAIT_REPLICAS", "-1"),
@@ -102,6 +105,7 @@ def test_a_wrong_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, n
     [
         ({"SESSION_STORE_TYPE": "redis"}, ["REDIS_URL"]),
         ({"ORDERING": "lock", "SESSION_LOCKING_ENABLED": "false"}, ["ORDERING", "SESSION_LOCKING_ENABLED"]),
+        ({"SESSION_FINGERPRINT_STRICT": "true"}, ["SESSION_FINGERPRINT_STRICT", "SESSION_FINGERPRINTING_ENABLED"]),
         ({"REDIS_WAIT_REPLICAS": "1", "REDIS_URL": "redis+cluster://one:6379"}, ["REDIS_WAIT_REPLICAS", "cluster"]),
         (
             {"ENVIRONMENT": "production", "TOKEN_SECRET": SECRET, "SESSION_ENCRYPTION_ENABLED": "true"},
@@ -122,6 +126,17 @@ def test_settings_that_contradict_each_other_are_refused_by_name(
     assert all(name in message for name in names)
 
 
+@pytest.mark.parametrize(
+    ("enabled", "strict", "mode"), [("false", "false", "off"), ("true", "false", "lenient"), ("true", "true", "strict")]
+)
+def test_fingerprinting_is_off_lenient_or_strict(
+    monkeypatch: pytest.MonkeyPatch, enabled: str, strict: str, mode: str
+) -> None:
+    assert load_settings().fingerprinting == "off"
+    settings = load(monkeypatch, SESSION_FINGERPRINTING_ENABLED=enabled, SESSION_FINGERPRINT_STRICT=strict)
+    assert settings.fingerprinting == mode
+
+
 def test_a_refusal_does_not_repeat_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refused(monkeypatch, TOKEN_SECRET="CANARY", REDIS_URL="redis://:CANARY@r", DEBUG="CANARY")
     assert "CANARY" not in message
@@ -138,7 +153,9 @@ def test_an_unknown_session_setting_is_refused_with_the_nearest_known_one(monkey
     assert message == "SESSION_L1_CACHE_SIZ is not a setting; did you mean SESSION_L1_CACHE_SIZE?"
 
 
-@pytest.mark.parametrize("name", ["REDIS_SOCKET_TIMEOUTS", "KAFKA_BOOTSTRAP_SERVER", "TOPIC_PARTITION"])
+@pytest.mark.parametrize(
+    "name", ["REDIS_SOCKET_TIMEOUTS", "KAFKA_BOOTSTRAP_SERVER", "TOPIC_PARTITION", "TRUSTED_PROXY"]
+)
 def test_any_other_setting_that_is_misspelt_is_refused_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """DESIGN §7: never a silent default."""
     assert "did you mean" in refused(monkeypatch, **{name: "1"})

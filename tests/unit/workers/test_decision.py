@@ -23,3 +23,19 @@ def test_of_two_claims_the_first_counts() -> None:
     assert effective(claim, SESSION).claimed
     claimed = SessionData(session_id="s1", epoch=1, seq=2, version=2, claimed=True)
     assert effective(claim, claimed).claimed is None
+
+
+def test_an_update_never_replaces_a_known_fingerprint() -> None:
+    """X: otherwise who holds a stolen token could become the one that the session began with."""
+    update = Changes(fingerprint_hash="another", thread_id="t1")
+    known = SessionData(session_id="s1", epoch=1, seq=1, version=1, fingerprint_hash="first")
+    assert effective(update, known) == Changes(thread_id="t1")
+    assert effective(update, SESSION) == update
+    gone = SessionData(session_id="s1", epoch=1, seq=2, version=2, deleted=True)
+    assert effective(update, gone) == update
+
+
+def test_a_claim_that_comes_second_leaves_no_fingerprint() -> None:
+    """X: the first began without one; the second must not lock it out."""
+    claimed = SessionData(session_id="s1", epoch=1, seq=1, version=1, claimed=True)
+    assert effective(Changes(claimed=True, fingerprint_hash="second"), claimed) == Changes()
