@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     """Sessions that one worker answers at once."""
     worker_max_open_per_partition: Annotated[int, Field(ge=2)] = 1_000
     worker_drain_seconds: Annotated[float, Field(ge=0)] = 20.0
+    worker_stall_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """With open records and nothing committed for longer, `/health/live` fails; longer than any answer takes."""
     worker_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Port of the worker's `/health*` and `/metrics`; 0: none."""
     worker_instance_id: str | None = None

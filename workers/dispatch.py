@@ -80,6 +80,8 @@ class Dispatcher:
         self._preparing: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
         self._generation = 0
+        self._progressed_at = 0.0
+        """When something was committed last, or work began after there was none."""
         self._starting = False
         self._stopped = False
         self.refused: dict[Partition, str] = {}
@@ -94,6 +96,11 @@ class Dispatcher:
         """Records taken and not yet below a committable prefix."""
         return sum(self._commits.open_count(partition) for partition in self._assignments)
 
+    def stalled_seconds(self, now: float) -> float:
+        """How long nothing was committed although records are open; 0 while there are none. `now` by a monotonic
+        clock."""
+        return now - self._progressed_at if self.open_records else 0.0
+
     def next_offset(self, partition: Partition) -> int | None:
         """The offset after the last record taken of `partition`; None when nothing was since it was assigned."""
         return self._commits.next_offset(partition)
@@ -103,6 +110,8 @@ class Dispatcher:
         if self._stopped:
             return
         now = time.monotonic()
+        if not self.open_records:
+            self._progressed_at = now
         for record in records:
             partition = Partition(record.topic, record.partition)
             assignment = self._assignments.get(partition)
@@ -194,6 +203,7 @@ class Dispatcher:
                 log.warning("commit_failed", error=str(error) or type(error).__name__)
                 return
             self._commits.committed(offsets)
+            self._progressed_at = time.monotonic()
 
     async def commit_regularly(self) -> None:
         """Commits every `commit_interval` until cancelled."""

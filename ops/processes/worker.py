@@ -1,6 +1,7 @@
 """The worker process."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +39,21 @@ class RunningWorker:
     knowledge: Callable[[], dict[str, object]]
     check_kafka: Callable[[], Awaitable[None]]
     cache: L1Cache
+    check_store: Callable[[], Awaitable[None]]
+    stall_seconds: float
+
+    async def live(self) -> None:
+        """Raises OpsError when records are open and none was committed for `stall_seconds`, although broker and store
+        answer: then only a restart helps. While one of them is away, it would not."""
+        stalled = self.dispatcher.stalled_seconds(time.monotonic())
+        if stalled <= self.stall_seconds:
+            return
+        try:
+            await self.check_kafka()
+            await self.check_store()
+        except (PublishError, StoreError):
+            return
+        raise OpsError(f"{self.dispatcher.open_records} records are open and none was committed for {stalled:.0f} s")
 
     async def ready(self) -> None:
         """Raises OpsError while a partition can't be worked on."""
@@ -94,7 +110,14 @@ async def running_worker(
             await app.start(parts.dispatcher, count_partitions)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
-                yield RunningWorker(parts.dispatcher, brain.knowledge, kafka.check, parts.l1)
+                yield RunningWorker(
+                    parts.dispatcher,
+                    brain.knowledge,
+                    kafka.check,
+                    parts.l1,
+                    store.ping,
+                    settings.worker_stall_seconds,
+                )
             finally:
                 await app.stop()
                 log.info("worker_stopped")

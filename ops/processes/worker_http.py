@@ -13,9 +13,6 @@ from store.protocol import SessionStore
 
 
 def worker_http(settings: Settings, worker: RunningWorker, store: SessionStore, metrics: Metrics) -> ResponseHeaders:
-    async def always() -> None:
-        return None
-
     async def describe() -> dict[str, object]:
         return {
             "partitions": sorted(str(partition) for partition in worker.dispatcher.assignments),
@@ -27,7 +24,7 @@ def worker_http(settings: Settings, worker: RunningWorker, store: SessionStore, 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app, debug=False)
     ready = {"partitions": worker.ready, "session_store": store.ping, "kafka": worker.check_kafka}
-    app.include_router(health_router(ready, {"event_loop": always}, describe))
+    app.include_router(health_router(ready, {"progress": worker.live}, describe))
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
