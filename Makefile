@@ -11,7 +11,7 @@ help:
 	@echo "make run       answer questions on this machine (supportstream dev)"
 	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing"
 	@echo "make lint      ruff, mypy, import rules"
-	@echo "make bench     the product beside the hand-written floor"
+	@echo "make bench     the product beside the hand-written floor, then its store"
 	@echo "make services  only install what tests and benches run against"
 	@echo "make clean     remove $(VENV) and caches"
 
@@ -41,6 +41,7 @@ lint: setup
 
 bench: setup services
 	$(BIN)/supportstream bench turns
+	$(BIN)/supportstream bench store
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, merge_patch, number
+from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, number
 from schemas.identity import turn_id
 from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar, is_too_large
 from schemas.publishing import Publisher
@@ -61,7 +61,7 @@ class DirectSessions:
         they are not None), metadata and message count. `ttl_seconds` is how long it lives after its last activity.
 
         Raises:
-            ValueError: the metadata is too large.
+            ValueError: a value can't be in an event, or the metadata is too large (names of keys that go count).
             LockError, StoreError, PublishError: as the writes below.
         """
 
@@ -88,11 +88,12 @@ class DirectSessions:
         `atomic` waits for the session's lock and for everybody else's writes. Without it one attempt is made at once.
 
         Raises:
-            ValueError: a field is unknown, or the metadata would become too large.
+            ValueError: a field is unknown, a value can't be in an event, or the metadata would become too large.
             Conflict: not atomic, and somebody else wrote in between.
             LockTimeout, LockLost, LocksUnavailable: the lock could not be had or kept.
             StoreUnavailable: the store does not answer.
-            PublishError: the change is stored, but not published yet; the session's next writer does it.
+            PublishError: the change is stored, but not published yet; the session's next writer does it. Or what was
+                written before could not be published, and nothing is stored.
         """
         if unknown := updates.keys() - UPDATABLE:
             raise ValueError(f"can't update {', '.join(sorted(unknown))}; only {', '.join(sorted(UPDATABLE))}")
@@ -120,8 +121,7 @@ class DirectSessions:
 
     def _updated(self, session_id: str, before: SessionData | None, changes: Changes) -> SessionUpdated:
         after = SessionUpdated(**self._fields(session_id, before), changes=changes)
-        merged = merge_patch(before.metadata if before and not before.deleted else {}, changes.metadata or {})
-        if is_too_large(merged):
+        if is_too_large(evolve(before, after).metadata):
             raise ValueError(f"a session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON")
         return after
 
@@ -150,9 +150,11 @@ class DirectSessions:
             if fact is None:
                 assert before is not None, "only what is there can be left as it is"
                 return before
-            await self._republish_newest(session_id)
-            after = evolve(before, fact)
             reply = encode_reply(fact)
+            # As readers of the topic have it. One that they can't read would stop every rebuild and the next writer.
+            fact = decode_reply(reply)
+            after = evolve(before, fact)
+            await self._republish_newest(session_id)
             outcome = await self._store.commit_turn(
                 after,
                 expected_version=before.version if before else 0,
@@ -167,9 +169,9 @@ class DirectSessions:
                 case Already(first):
                     await self._publish(fact, first)
                     return after
-                case Fenced():
+                case Fenced() if tries is None:
                     raise LockLost(f"Session {session_id} was written under a later lock.")
-                case Stale():
+                case Stale() | Fenced():
                     tries = None if tries is None else tries - 1
                     if tries == 0:
                         raise Conflict(f"Session {session_id} was written by somebody else in between.")

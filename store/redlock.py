@@ -16,7 +16,7 @@ from uuid import uuid4
 import structlog
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError as RedisLockError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from store.errors import LockLost, LocksUnavailable, LockTimeout
 from store.locking import LockSettings
@@ -45,7 +45,7 @@ class Redlock:
         self._prefix = key_prefix
         self._settings = settings
         self._next_fence = next_fence
-        self._held: dict[str, float] = {}
+        self._held: dict[_Holding, float] = {}
 
     @property
     def active(self) -> int:
@@ -76,7 +76,7 @@ class Redlock:
         """As `store.protocol.SessionStore.lock`."""
         holding = _Holding([self._lock(node, session_id) for node in self._nodes], self._quorum, self._settings)
         await self._acquire(session_id, holding)
-        self._held[session_id] = time.monotonic()
+        self._held[holding] = time.monotonic()
         renewal = asyncio.create_task(holding.renew_while_held(), name="lock-renewal")
         try:
             # Asked for while the lock is held: whoever gets the lock later has a larger token.
@@ -84,9 +84,11 @@ class Redlock:
         finally:
             renewal.cancel()
             await asyncio.wait([renewal])
-            self._held.pop(session_id, None)
-            await holding.release()
-        if holding.lost:
+            del self._held[holding]
+            # Asked before it is given back: a node that is slow then takes nothing from what was held.
+            lost = holding.lost
+            lost |= await holding.release()
+        if lost:
             raise LockLost(f"The lease of session {session_id}'s lock ended while it was held.")
 
     async def _acquire(self, session_id: str, holding: "_Holding") -> None:
@@ -147,11 +149,11 @@ class _Holding:
                 # Not merely unreachable for a moment: a majority says that it is not ours.
                 self._lost = True
 
-    async def release(self) -> None:
-        """Gives all back. A node that doesn't answer forgets the lock by itself, at the end of its lease."""
+    async def release(self) -> bool:
+        """Gives all back, and returns whether a majority says that it was not ours. A node that doesn't answer forgets
+        the lock by itself, at the end of its lease."""
         outcomes = await self._on_all(lambda lock: lock.release())
-        if sum(outcome is False for outcome in outcomes) >= self._quorum:
-            self._lost = True
+        return sum(outcome is False for outcome in outcomes) >= self._quorum
 
     async def _on_all(self, act: Callable[[Lock], Awaitable[object]]) -> list[object]:
         """Per node what came out; False where the node says no, None where it doesn't answer."""
@@ -163,7 +165,7 @@ class _Holding:
                 return await act(lock)
         except RedisLockError:
             return False
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             log.warning("lock_node_silent", error=str(error) or type(error).__name__)
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,30 @@ def turns_table(report: Report) -> Table:
         table.add_section()
         table.add_row("retrieval_turns_per_s", number(alone), number(alone * of_alone), number(of_alone))
     return table
+
+
+def store_table(report: Report, divided: Mapping[str, tuple[str, str]]) -> Table:
+    """Each ratio with the two figures that it divides (names in `divided`), then what a session takes in Redis."""
+    conditions = report.figures["conditions"]
+    table = Table(
+        title="store: medians of {rounds} rounds of {seconds:g} s".format_map(conditions),
+        caption="{cpus} CPUs, Python {python}; memory: {sessions:,} sessions".format_map(conditions),
+    )
+    table.add_column("figure")
+    for heading in ("dividend", "divisor", "ratio"):
+        table.add_column(heading, justify="right")
+    medians = report.figures["medians"]
+    for name, figures in divided.items():
+        table.add_row(name, *(with_unit(figure, medians[figure]) for figure in figures), number(report.ratios[name]))
+    table.add_section()
+    for form, size_bytes in report.figures["redis_bytes_per_session_10_turns"].items():
+        table.add_row(f"session of 10 turns, {form}", f"{number(size_bytes)} bytes")
+    return table
+
+
+def with_unit(figure: str, value: float) -> str:
+    """`value` of a figure that is a time or a rate."""
+    return f"{number(value)} µs" if figure.endswith("_us") else f"{number(value)}/s"
 
 
 def number(value: float) -> str:

@@ -1,13 +1,18 @@
 """`bench`: what things cost, as ratios to a hand-written floor in one run."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ops.bench.report import Report, store_table, turns_table
 from ops.cli.console import err, out, print_json
 from ops.errors import OpsError
+
+Run = Callable[[Callable[[int, int, str], None]], Report]
+"""Measures; tells steps done, steps in all and what comes now to what it is handed."""
 
 app = typer.Typer(help="Benches: each starts its own Kafka and Redis.", no_args_is_help=True)
 
@@ -25,24 +30,43 @@ def turns(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """What a turn costs: socket to Kafka to worker to Redis to Kafka to socket."""
-    from ops.bench.measure import BenchError
-    from ops.bench.report import turns_table
     from ops.bench.turns import run
+
+    report = _measured(lambda progress: run(rounds, seconds, retrieval, progress))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        out.print(turns_table(report))
+
+
+@app.command()
+def store(
+    rounds: Annotated[int, typer.Option(min=1, help="What is compared takes turns this often.")] = 12,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one measurement.")] = 3.0,
+    sessions: Annotated[int, typer.Option(min=1, help="How many to fill Redis with, to see what one takes.")] = 100_000,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """What the session store costs: reads, commits, long sessions, locks, memory."""
+    from ops.bench.store import RATIOS, run
+
+    report = _measured(lambda progress: run(rounds, seconds, sessions, progress))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        out.print(store_table(report, RATIOS))
+
+
+def _measured(run: Run) -> Report:
+    """The report of `run`, with its progress as a bar on a terminal."""
+    from ops.bench.measure import BenchError
     from ops.local.process import ServerError
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
             task = bar.add_task("starting", total=None)
-            report = run(
-                rounds,
-                seconds,
-                retrieval,
+            return run(
                 lambda done, total, label: bar.update(task, completed=done, total=total, description=label),
             )
     except (BenchError, ServerError) as error:
         raise OpsError(str(error)) from error
-    if as_json:
-        print_json(asdict(report))
-    else:
-        out.print(turns_table(report))

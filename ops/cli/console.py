@@ -22,6 +22,11 @@ def print_json(value: Any) -> None:
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
+def harmless(text: str) -> str:
+    """What somebody else wrote, without anything that a terminal would obey."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+
+
 def prepare(**overrides: object) -> Settings:
     """Settings with logging configured by them. Raises UsageError."""
     settings = load_settings(**{name: value for name, value in overrides.items() if value is not None})

@@ -220,5 +220,7 @@ def test_dev_answers_with_its_sources_and_nothing_else(tmp_path: Path) -> None:
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = run_command(("--help",), bare_environment(), tmp_path)
     assert done.returncode == 0
-    commands: Any = ("dev", "ingress", "worker", "topics", "publish", "chat", "knowledge", "check", "bench")
+    commands: Any = (
+        *("dev", "ingress", "worker", "topics", "publish", "chat", "knowledge", "sessions", "keys", "check", "bench"),
+    )
     assert [name for name in commands if name not in done.stdout] == []
