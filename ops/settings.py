@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ingress.client_address import TrustedProxies
 from ops.errors import UsageError
 from schemas.session import RECENT_EVENTS
-from store.encryption import FernetCipher, new_key
+from store.encryption import SessionCipher, new_key
 from store.redis.address import parse_address
 
 DAY_SECONDS = 24 * 60 * 60
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     """Refuses a client that looks otherwise, instead of only noting it."""
     session_encryption_enabled: bool = False
     session_encryption_key: SecretStr | None = None
-    """Fernet keys, comma-separated: the first encrypts, all decrypt."""
+    """Keys of 32 bytes in URL-safe base64, comma-separated: the first encrypts, all decrypt."""
     redis_url: SecretStr | None = None
     redis_max_connections: Annotated[int, Field(ge=1)] = 50
     redis_socket_timeout: Annotated[float, Field(gt=0)] = 5.0
@@ -160,12 +160,12 @@ class Settings(BaseSettings):
 
     @field_validator("session_encryption_key")
     @classmethod
-    def _keys_are_fernet_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+    def _keys_are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
         if keys is not None:
             try:
-                FernetCipher(split_keys(keys))
+                SessionCipher(split_keys(keys))
             except ValueError as error:
-                raise ValueError("holds no Fernet key; make one: supportstream keys generate") from error
+                raise ValueError("holds what is no key; make one: supportstream keys generate") from error
         return keys
 
     @field_validator("kafka_bootstrap_servers")

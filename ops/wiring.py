@@ -25,7 +25,7 @@ from ops.settings import Settings
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.cached import MAX_AGE_SECONDS, CachedReads
 from store.direct import DirectSessions
-from store.encryption import Cipher, FernetCipher, PlainText
+from store.encryption import Cipher, PlainText, SessionCipher
 from store.l1 import L1Cache
 from store.locking import LockSettings
 from store.memory import MemorySessionStore
@@ -111,7 +111,7 @@ def cipher(settings: Settings) -> Cipher:
     keys = settings.encryption_keys()
     if keys and settings.session_encryption_key is None:
         log.warning("encryption_key_made_up", hint="this run's sessions end with it; set SESSION_ENCRYPTION_KEY")
-    return FernetCipher(keys) if keys else PlainText()
+    return SessionCipher(keys) if keys else PlainText()
 
 
 def redis_settings(settings: Settings, url: str, *, watch_for_loss: bool = False) -> RedisSettings:
@@ -153,7 +153,7 @@ def key_rotation(settings: Settings) -> KeyRotation:
     return KeyRotation(
         connect(redis_settings(settings, settings.redis_url.get_secret_value())),
         key_prefix=settings.redis_session_key_prefix,
-        cipher=FernetCipher(settings.encryption_keys()),
+        cipher=SessionCipher(settings.encryption_keys()),
     )
 
 

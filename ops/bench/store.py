@@ -27,7 +27,7 @@ from ops.bench.store_writes import StoreWrites, Writes, fence_of, middle_turn
 from ops.bench.stores import opened, redis_alone
 from ops.bench.turns import Progress
 from ops.processes.serving import settle_memory
-from store.encryption import Cipher, FernetCipher, PlainText, new_key
+from store.encryption import Cipher, PlainText, SessionCipher, new_key
 from store.errors import StoreError
 
 STORE_RATIOS = {
@@ -91,7 +91,7 @@ def run(rounds: int, seconds: float, sessions: int, progress: Progress) -> Repor
 
 def ciphers() -> dict[str, Cipher]:
     """Both forms of what Redis keeps."""
-    return {"encrypted": FernetCipher([new_key()]), "plain": PlainText()}
+    return {"encrypted": SessionCipher([new_key()]), "plain": PlainText()}
 
 
 def measured_memory(sessions: int, progress: Callable[[float, str], None]) -> Figures:

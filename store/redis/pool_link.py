@@ -82,6 +82,10 @@ class PoolLink:
                 connection = await self._connected()
                 self._watch.check()
                 return await _responses(connection, packed, count)
+        except asyncio.CancelledError:
+            # Responses may still come, and would be taken for those of the next commands.
+            await self.close()
+            raise
         except TimeoutError as error:
             raise RedisTimeoutError(f"no response in {self._time_limit:g} s") from error
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import orjson
 
-from store.encryption import FernetCipher
+from store.encryption import SessionCipher
 from store.errors import CorruptSession, WrongKey
 from store.redis.connect import RedisConnections
 from store.redis.keys import Keys
@@ -72,7 +72,7 @@ class KeyRotation:
     Every method may raise StoreUnavailable; what was done until then stays done.
     """
 
-    def __init__(self, connections: RedisConnections, *, key_prefix: str, cipher: FernetCipher) -> None:
+    def __init__(self, connections: RedisConnections, *, key_prefix: str, cipher: SessionCipher) -> None:
         self._connections = connections
         self._round_trips = RoundTrips(connections.link)
         self._keys = Keys(key_prefix)

@@ -65,34 +65,43 @@ class Link(Protocol):
 
 
 class RoundTrips:
-    """Runs commands over a link, one group at a time; at most `max_group` commands in each."""
+    """Runs commands over a link, one group at a time; at most `max_group` commands in each.
+
+    Whoever finds nothing under way sends its own command; what is asked meanwhile is sent by a task, in groups.
+    """
 
     def __init__(self, link: Link, *, max_group: int = 256) -> None:
         self._link = link
         self._max_group = max_group
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._busy = False
         self._sender: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, *command: Any) -> asyncio.Future[Any]:
+    async def run(self, *command: Any) -> Any:
         """The command's response. Its arguments are text, bytes or numbers, its name a single word.
 
-        Raises, when awaited:
+        Raises:
             StoreReplaced: another server answers than before; the command did not run there.
             StoreUnavailable: no response came; the command may have run.
             StoreError: Redis refused the command.
         """
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((command, future))
-        if self._sender is None:
-            self._sender = loop.create_task(self._send_all(), name="redis-round-trips")
-        return future
+        if self._busy:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._waiting.append((command, future))
+            return await future
+        self._busy = True
+        try:
+            [response] = await self._exchange([command])
+        finally:
+            self._busy = False
+            self._send_what_waits()
+        if isinstance(response, Exception):
+            raise _store_error(response)
+        return response
 
-    def run_script(self, script: Script, keys: list[str], args: list[Any]) -> asyncio.Future[Any]:
-        return self.run("EVALSHA", script.sha, len(keys), *keys, *args)
+    async def run_script(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+        """As `run`."""
+        return await self.run("EVALSHA", script.sha, len(keys), *keys, *args)
 
     def accept_server(self) -> None:
         """After StoreReplaced: goes on with the server that answers now."""
@@ -103,12 +112,18 @@ class RoundTrips:
             await self._sender
         await self._link.close()
 
+    def _send_what_waits(self) -> None:
+        if self._waiting:
+            self._busy = True
+            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name="redis-round-trips")
+
     async def _send_all(self) -> None:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[: self._max_group], self._waiting[self._max_group :]
                 await self._send(group)
         finally:
+            self._busy = False
             self._sender = None
 
     async def _send(self, group: list[tuple[Command, asyncio.Future[Any]]]) -> None:

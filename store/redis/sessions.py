@@ -144,10 +144,8 @@ class RedisSessionStore:
     async def accept_server(self) -> None:
         self._round_trips.accept_server()
         if self._connections.watch_for_loss:
-            made = self._round_trips.run("HSETNX", self._keys.progress, _INCARNATION, uuid4().hex)
-            known = self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
-            await made
-            self._incarnation = await known
+            await self._round_trips.run("HSETNX", self._keys.progress, _INCARNATION, uuid4().hex)
+            self._incarnation = await self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
 
     async def _check_incarnation(self) -> None:
         """Before a session counts as new: were all of them forgotten? A flush changes neither server nor run id.

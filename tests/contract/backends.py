@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
-from store.encryption import FernetCipher, PlainText, new_key
+from store.encryption import PlainText, SessionCipher, new_key
 from store.locking import LockSettings
 from store.memory import MemorySessionStore
 from store.protocol import SessionStore
@@ -51,7 +51,7 @@ class Backend:
                 ttl_seconds=ttl_seconds,
                 key_prefix=self.prefix,
                 lock=lock,
-                cipher=FernetCipher([KEY]) if self.encrypted else PlainText(),
+                cipher=SessionCipher([KEY]) if self.encrypted else PlainText(),
             )
         self.stack.push_async_callback(made.close)
         return made

@@ -10,7 +10,7 @@ from schemas.identity import turn_id
 from schemas.inbound import Changes
 from schemas.replies import Citation, CustomerMessage, Reply, TurnCompleted, encode_reply
 from schemas.session import SessionData
-from store.encryption import FernetCipher
+from store.encryption import SessionCipher
 from store.protocol import Applied, Fence, SessionStore, Stale
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisConnections, RedisSettings, connect
@@ -30,7 +30,7 @@ class Sealed:
 
     def store(self, *keys: str) -> RedisSessionStore:
         """Without `keys` it encrypts nothing."""
-        cipher = FernetCipher(keys) if keys else None
+        cipher = SessionCipher(keys) if keys else None
         connections = connect(self.settings)
         made = RedisSessionStore(connections, ttl_seconds=self.ttl_seconds, key_prefix=self.prefix, cipher=cipher)
         self.stack.push_async_callback(made.close)
@@ -38,7 +38,7 @@ class Sealed:
 
     def rotation(self, *keys: str, connections: RedisConnections | None = None) -> KeyRotation:
         connections = connections or connect(self.settings)
-        made = KeyRotation(connections, key_prefix=self.prefix, cipher=FernetCipher(keys))
+        made = KeyRotation(connections, key_prefix=self.prefix, cipher=SessionCipher(keys))
         self.stack.push_async_callback(made.close)
         return made
 

@@ -7,7 +7,7 @@ import pytest
 
 from ops.local.redis import RedisServer
 from schemas.replies import TurnCompleted, decode_reply
-from store.encryption import FernetCipher, new_key
+from store.encryption import SessionCipher, new_key
 from store.errors import CorruptSession, WrongKey
 from store.protocol import SessionStore
 from store.redis.connect import RedisSettings
@@ -15,7 +15,7 @@ from tests.contract.sealed import Sealed, say
 
 CANARY = "-CANARY-7f3a"
 OLD, NEW, OTHER = (new_key() for _ in range(3))
-OLD_ID, NEW_ID = (FernetCipher([key]).key_id for key in (OLD, NEW))
+OLD_ID, NEW_ID = (SessionCipher([key]).key_id for key in (OLD, NEW))
 
 READS: dict[str, Callable[[SessionStore], Awaitable[object]]] = {
     "load": lambda store: store.load("s1"),
@@ -89,7 +89,7 @@ async def test_a_value_under_another_session_s_key_is_refused(sealed: Sealed) ->
     await client.hset(sealed.session_key("s1"), "state", state)
     await client.lset(sealed.events_key("s1"), 0, event)
     for read in READS.values():
-        with pytest.raises(CorruptSession, match="s1 belongs to another session"):
+        with pytest.raises(CorruptSession, match="s1 was changed, or belongs to another session"):
             await read(store)
     assert await store.get("s2") is not None
 

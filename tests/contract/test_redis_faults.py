@@ -103,6 +103,23 @@ async def test_a_server_that_hangs_is_unavailable_in_bounded_time(
     await store.ping()
 
 
+async def test_who_gives_up_waiting_leaves_no_response_behind_for_others(
+    store: RedisSessionStore, own_server: RedisServer
+) -> None:
+    """X: a turn may be cancelled while its command is on the way."""
+    names = [f"s{n}" for n in range(10)]
+    for name in names:
+        await commit(store, session(name))
+    own_server.server.pause()
+    first = asyncio.create_task(store.load("s1"))
+    others = [asyncio.create_task(store.get(name)) for name in names]
+    await asyncio.sleep(0.05)
+    first.cancel()
+    own_server.server.resume()
+    assert await asyncio.gather(*others) == [session(name) for name in names]
+    assert [await store.get(name) for name in names] == [session(name) for name in names]
+
+
 @pytest.mark.parametrize("trouble", ["read-only replica after a failover", "out of memory"])
 async def test_a_server_that_takes_no_writes_for_now_is_unavailable(
     store: RedisSessionStore, client: Redis, trouble: str

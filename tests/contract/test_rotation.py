@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.session import RECENT_EVENTS
-from store.encryption import FernetCipher, new_key
+from store.encryption import SessionCipher, new_key
 from store.errors import WrongKey
 from store.protocol import Stored
 from store.redis import RedisSessionStore
@@ -19,7 +19,7 @@ from tests.contract.conftest import tls_settings
 from tests.contract.sealed import Sealed, say
 
 OLD, NEW, LOST = (new_key() for _ in range(3))
-OLD_ID, NEW_ID, LOST_ID = (FernetCipher([key]).key_id for key in (OLD, NEW, LOST))
+OLD_ID, NEW_ID, LOST_ID = (SessionCipher([key]).key_id for key in (OLD, NEW, LOST))
 IDLE, BUSY = 60, 20
 
 

@@ -15,7 +15,7 @@ import redis
 from ops.local.ports import LOOPBACK
 from ops.local.process import ServerProcess
 from ops.local.redis import RedisServer
-from store.encryption import FernetCipher, new_key
+from store.encryption import SessionCipher, new_key
 from store.redis.connect import RedisSettings
 from tests.contract.sealed import Sealed, say
 from tests.integration.test_commands import one_line
@@ -23,7 +23,7 @@ from tests.polling import wait_until
 from tests.processes import SUPPORTSTREAM, Pipeline
 
 OLD, NEW, LOST = (new_key() for _ in range(3))
-OLD_ID, NEW_ID, LOST_ID = (FernetCipher([key]).key_id for key in (OLD, NEW, LOST))
+OLD_ID, NEW_ID, LOST_ID = (SessionCipher([key]).key_id for key in (OLD, NEW, LOST))
 ON = {"SESSION_ENCRYPTION_ENABLED": "true"}
 BOTH_KEYS = {**ON, "SESSION_ENCRYPTION_KEY": f"{NEW},{OLD}"}
 NEW_KEY = {**ON, "SESSION_ENCRYPTION_KEY": NEW}
@@ -73,7 +73,7 @@ def test_generate_prints_a_key_and_nothing_else(pipeline: Pipeline) -> None:
     assert len(printed) == 2
     for line in printed:
         assert line == line.strip() + "\n"
-        FernetCipher([line.strip()])
+        SessionCipher([line.strip()])
     done = pipeline.run("keys", "generate", **ON, SESSION_ENCRYPTION_KEY="the one that this shall replace")
     assert done.returncode == 0, "a wrong setting is what it is asked for"
     assert done.stderr == ""
@@ -187,7 +187,7 @@ def test_a_terminal_sees_a_bar_with_the_time_left(pipeline: Pipeline) -> None:
         ({**ON, "SESSION_ENCRYPTION_KEY": "secret-but-no-key"}, ["SESSION_ENCRYPTION_KEY", "keys generate"]),
         ({**BOTH_KEYS, "REDIS_URL": ""}, ["REDIS_URL"]),
     ],
-    ids=["encryption off", "no key", "no Fernet key", "no Redis"],
+    ids=["encryption off", "no key", "what is no key", "no Redis"],
 )
 def test_rotate_without_what_it_needs_is_a_usage_error(
     pipeline: Pipeline, settings: dict[str, str], words: list[str]
