@@ -20,8 +20,12 @@ from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale,
 
 UPDATABLE = frozenset({"user_id", "thread_id", "escalated", "metadata", "fingerprint_hash"})
 
-Decide = Callable[[SessionData | None], ReplyEvent | None]
-"""The event that follows from the session as it stands; None: nothing is to be done."""
+Decide = Callable[[SessionData | None], ReplyEvent]
+"""The event that follows from the session as it stands. Raises `_NothingThere` where none does."""
+
+
+class _NothingThere(Exception):
+    """There is no session to do it to."""
 
 
 class DirectSessions:
@@ -114,10 +118,16 @@ class DirectSessions:
         if not await self._store.exists(session_id):
             return False
 
-        def decide(before: SessionData | None) -> ReplyEvent | None:
-            return None if before is None or before.deleted else SessionDeleted(**self._fields(session_id, before))
+        def decide(before: SessionData | None) -> ReplyEvent:
+            if before is None or before.deleted:
+                raise _NothingThere
+            return SessionDeleted(**self._fields(session_id, before))
 
-        return (await self._write(session_id, decide, atomic=True)).deleted
+        try:
+            await self._write(session_id, decide, atomic=True)
+        except _NothingThere:
+            return False
+        return True
 
     def _updated(self, session_id: str, before: SessionData | None, changes: Changes) -> SessionUpdated:
         after = SessionUpdated(**self._fields(session_id, before), changes=changes)
@@ -136,7 +146,7 @@ class DirectSessions:
 
     async def _write(self, session_id: str, decide: Decide, *, atomic: bool) -> SessionData:
         if not atomic:
-            fence = Fence("lock", await self._store.next_fence())
+            fence = Fence("direct", await self._store.next_fence())
             return await self._write_under(fence, session_id, decide, tries=1)
         async with self._store.lock(session_id) as fence:
             return await self._write_under(fence, session_id, decide, tries=None)
@@ -147,9 +157,6 @@ class DirectSessions:
             stored = await self._store.load(session_id)
             before = stored.session if stored else None
             fact = decide(before)
-            if fact is None:
-                assert before is not None, "only what is there can be left as it is"
-                return before
             reply = encode_reply(fact)
             # As readers of the topic have it. One that they can't read would stop every rebuild and the next writer.
             fact = decode_reply(reply)

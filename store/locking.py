@@ -15,7 +15,7 @@ class LockSettings:
     lease_seconds: float = 10.0
     retry_attempts: int = 3
     """Each waits `lease_seconds` at most."""
-    node_timeout_seconds: float = 1.0
+    node_timeout_seconds: float = 3.0
     """A node that hasn't answered by then counts as not answering."""
 
     @property

@@ -63,7 +63,8 @@ class MemorySessionStore:
         if entry is not None and entry.fences.get(fence.kind, 0) > fence.token:
             return Fenced(entry.fences[fence.kind])
         current = entry.session.version if entry else 0
-        if current != expected_version:
+        other_life = entry is not None and session.seq > 1 and entry.session.epoch != session.epoch
+        if current != expected_version or other_life:
             if entry is not None and entry.event_id == event_id:
                 return Already(entry.events[-1])
             return Stale(current)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from schemas.frozen import frozen
 from schemas.session import SessionData
 
-FenceKind = Literal["partition", "lock"]
+FenceKind = Literal["partition", "lock", "direct"]
 
 
 @frozen()
@@ -16,7 +16,8 @@ class Fence:
     """Proof of a right to write, from `SessionStore.next_fence`: later rights have larger tokens.
 
     A session refuses a token smaller than the largest that it has seen of the same kind. The owner of the home
-    partition and the holder of a lock are two kinds: between them the version decides.
+    partition, the holder of a lock and a direct writer without one are kinds of their own: between them the version
+    decides.
     """
 
     kind: FenceKind
@@ -90,7 +91,8 @@ class SessionStore(Protocol):
         self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
     ) -> CommitOutcome:
         """Writes `session` and appends `reply`, the bytes of the reply event `event_id`, in one step, if the stored
-        version is `expected_version` (0: none is stored). The session's time to live starts anew."""
+        version is `expected_version` (0: none is stored), and of the same epoch where the write continues one. The
+        session's time to live starts anew."""
         ...
 
     async def newest_event(self, session_id: str) -> bytes | None:

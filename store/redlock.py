@@ -29,6 +29,8 @@ CLOCK_DRIFT = 0.01
 _DRIFT_SECONDS = 0.002
 """And what expiry in whole milliseconds adds."""
 _RETRY_SECONDS = (0.01, 0.05)
+_AT_ONCE = 16
+"""Holders that talk to the nodes at once; each has a connection of its own to every node meanwhile."""
 
 
 class Redlock:
@@ -46,6 +48,7 @@ class Redlock:
         self._settings = settings
         self._next_fence = next_fence
         self._held: dict[_Holding, float] = {}
+        self._gate = asyncio.Semaphore(_AT_ONCE)
 
     @property
     def active(self) -> int:
@@ -74,7 +77,8 @@ class Redlock:
     @asynccontextmanager
     async def hold(self, session_id: str) -> AsyncIterator[Fence]:
         """As `store.protocol.SessionStore.lock`."""
-        holding = _Holding([self._lock(node, session_id) for node in self._nodes], self._quorum, self._settings)
+        locks = [self._lock(node, session_id) for node in self._nodes]
+        holding = _Holding(locks, self._quorum, self._settings, self._gate)
         await self._acquire(session_id, holding)
         self._held[holding] = time.monotonic()
         renewal = asyncio.create_task(holding.renew_while_held(), name="lock-renewal")
@@ -112,10 +116,11 @@ class Redlock:
 class _Holding:
     """One holder's locks on all nodes."""
 
-    def __init__(self, locks: list[Lock], quorum: int, settings: LockSettings) -> None:
+    def __init__(self, locks: list[Lock], quorum: int, settings: LockSettings, gate: asyncio.Semaphore) -> None:
         self._locks = locks
         self._quorum = quorum
         self._settings = settings
+        self._gate = gate
         self._valid_until = 0.0
         self.answering = 0
         self._lost = False
@@ -157,7 +162,8 @@ class _Holding:
 
     async def _on_all(self, act: Callable[[Lock], Awaitable[object]]) -> list[object]:
         """Per node what came out; False where the node says no, None where it doesn't answer."""
-        return list(await asyncio.gather(*(self._on_one(act, lock) for lock in self._locks)))
+        async with self._gate:
+            return list(await asyncio.gather(*(self._on_one(act, lock) for lock in self._locks)))
 
     async def _on_one(self, act: Callable[[Lock], Awaitable[object]], lock: Lock) -> object:
         try:

@@ -171,14 +171,14 @@ class TurnProcessor:
         """The session, and whether its newest reply may be missing in the topic.
 
         What the home partition's owner committed and didn't publish is redelivered to the next owner in order, so
-        only a session last written under a lock is in doubt there; for a lock holder every session is.
+        only a session last written by somebody else is in doubt there; for a lock holder every session is.
         """
         if owned and (cached := self._parts.l1.get(session_id)) is not None:
             return cached, False
         stored = await self._parts.store.load(session_id)
         if stored is None:
             return None, False
-        return stored.session, not owned or stored.writer == "lock"
+        return stored.session, not owned or stored.writer != "partition"
 
     def _lives(self, session: SessionData) -> bool:
         """Whether the store should still have the session, by its time to live."""

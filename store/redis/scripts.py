@@ -11,10 +11,12 @@ class Script:
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-# The session is a hash: `version`, `event` (id of the newest reply event), `writer`, one field per kind of fence, `key`
-# (ids of the encryption keys that sealed any of it, with blanks between; empty: none) and `state`. Its newest reply
-# events are a list beside it. They stay as they were sealed while turns go on under another key, so `key` keeps the
-# earlier ids until a rotation.
+# The session is a hash: `version`, `epoch`, `event` (id of the newest reply event), `writer`, one field per kind of
+# fence, `key` (ids of the encryption keys that sealed any of it, with blanks between; empty: none) and `state`. Its
+# newest reply events are a list beside it. They stay as they were sealed while turns go on under another key, so `key`
+# keeps the earlier ids until a rotation.
+#
+# A session that expired and began anew has the versions of its earlier life, so what continues a life names it.
 #
 # The fence is checked first, so that a writer that lost its right is told so even when it is behind as well. Being
 # behind is no error when the newest event is the caller's own: its first attempt succeeded and the response was lost.
@@ -24,11 +26,12 @@ local session, events = KEYS[1], KEYS[2]
 local expected, kind, token, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local version, state, reply = ARGV[5], ARGV[6], ARGV[7]
 local ttl_ms, keep, first, key = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1', ARGV[11]
-local stored = redis.call('HMGET', session, 'version', 'event', kind, 'key')
+local epoch, continues = ARGV[12], ARGV[13] == '1'
+local stored = redis.call('HMGET', session, 'version', 'event', kind, 'key', 'epoch')
 if stored[3] and tonumber(stored[3]) > tonumber(token) then
   return {'FENCED', stored[3]}
 end
-if (stored[1] or '0') ~= expected then
+if (stored[1] or '0') ~= expected or (continues and (stored[5] or epoch) ~= epoch) then
   if stored[2] == event then
     redis.call('PEXPIRE', session, ttl_ms)
     return {'ALREADY', redis.call('LINDEX', events, -1)}
@@ -40,7 +43,8 @@ if stored[1] and not first and sealed_by ~= key then
   local known = string.find(' ' .. sealed_by .. ' ', ' ' .. key .. ' ', 1, true)
   key = known and sealed_by or sealed_by .. ' ' .. key
 end
-redis.call('HSET', session, 'version', version, 'event', event, 'writer', kind, kind, token, 'key', key, 'state', state)
+redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', event, 'writer', kind, kind, token,
+  'key', key, 'state', state)
 if first then
   redis.call('DEL', events)
 end
@@ -55,7 +59,7 @@ return {'APPLIED'}
 RESTORE = Script("""
 local session, events = KEYS[1], KEYS[2]
 local version, kind, token, event, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local ttl_ms, key = ARGV[6], ARGV[7]
+local ttl_ms, key, epoch = ARGV[6], ARGV[7], ARGV[8]
 local stored = redis.call('HMGET', session, 'version', kind)
 if stored[2] and tonumber(stored[2]) > tonumber(token) then
   return 0
@@ -63,9 +67,10 @@ end
 if stored[1] and tonumber(stored[1]) >= tonumber(version) then
   return 0
 end
-redis.call('HSET', session, 'version', version, 'event', event, 'writer', kind, kind, token, 'key', key, 'state', state)
+redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', event, 'writer', kind, kind, token,
+  'key', key, 'state', state)
 redis.call('DEL', events)
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   redis.call('RPUSH', events, ARGV[i])
 end
 redis.call('PEXPIRE', session, ttl_ms)

@@ -10,7 +10,7 @@ from schemas.session import RECENT_EVENTS, SessionData
 from store.encryption import Cipher, PlainText
 from store.errors import CorruptSession, StoreReplaced
 from store.locking import DEFAULT_LOCK, LockSettings, no_locks
-from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, Stale, Stored, StoreStats
+from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, FenceKind, Stale, Stored, StoreStats
 from store.redis.active import ActiveSessions
 from store.redis.connect import RedisConnections
 from store.redis.keys import Keys
@@ -23,6 +23,9 @@ from store.redlock import Redlock
 _INCARNATION = "incarnation"
 """Beside the progress, a mark that is made once: where it is gone, everything is."""
 _FLUSHED = "Redis was flushed, and lacks acknowledged writes."
+
+
+_WRITERS: dict[bytes | None, FenceKind] = {b"partition": "partition", b"lock": "lock", b"direct": "direct"}
 
 
 class RedisSessionStore:
@@ -61,7 +64,7 @@ class RedisSessionStore:
         if state is None:
             await self._check_incarnation()
             return None
-        return Stored(self._decode(session_id, state), "lock" if writer == b"lock" else "partition")
+        return Stored(self._decode(session_id, state), _WRITERS.get(writer, "partition"))
 
     async def get(self, session_id: str) -> SessionData | None:
         stored = await self.load(session_id)
@@ -89,6 +92,8 @@ class RedisSessionStore:
                 RECENT_EVENTS,
                 int(session.deleted or session.seq == 1),
                 self._cipher.key_id,
+                session.epoch,
+                int(session.seq > 1),
             ],
         )
         match outcome[0]:
@@ -133,6 +138,7 @@ class RedisSessionStore:
                 seal(session_id, session.to_json()),
                 max(1, int(ttl_seconds * 1000)),
                 self._cipher.key_id,
+                session.epoch,
                 *(seal(session_id, event) for event in events),
             ],
         )

@@ -393,7 +393,6 @@ async def test_a_cluster_that_is_away_is_unavailable(redis_prefix: str) -> None:
         await store.close()
 
 
-@pytest.mark.xfail(strict=True, reason="Everybody who wants a lock asks every node, each on a connection of its own.")
 async def test_many_locks_at_once_need_few_connections(nodes: Nodes) -> None:
     """P: hundreds that connect at once are late for it, and healthy nodes count as not answering."""
     store = nodes.store(PATIENT)
