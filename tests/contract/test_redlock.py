@@ -261,6 +261,23 @@ async def test_nodes_that_hang_cost_bounded_time(nodes: Nodes) -> None:
         assert time.monotonic() - begun < DEADLINE_S
 
 
+async def test_a_node_that_hangs_does_not_make_those_wait_who_want_other_locks(nodes: Nodes) -> None:
+    """P: many at once, each held until all are held; nobody's lease ends while others wait for the node."""
+    many = 48
+    store = nodes.store(LockSettings(lease_seconds=2.0, retry_attempts=5, node_timeout_seconds=0.5))
+    await store.test_locks()
+    all_held = asyncio.Event()
+
+    async def hold(session_id: str) -> None:
+        async with store.lock(session_id):
+            if store.describe_locks()["active"] == many:
+                all_held.set()
+            await asyncio.wait_for(all_held.wait(), 2 * DEADLINE_S)
+
+    with nodes.paused(2):
+        await asyncio.gather(*(hold(f"s{n}") for n in range(many)))
+
+
 async def test_a_majority_that_hangs_is_told_in_bounded_time_and_what_it_does_late_ends_with_the_lease(
     nodes: Nodes,
 ) -> None:
