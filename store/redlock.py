@@ -147,7 +147,8 @@ class _Holding:
         while not self._lost:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             begun = time.monotonic()
-            outcomes = await self._on_all(lambda lock: lock.extend(self._settings.lease_seconds, replace_ttl=True))
+            # Past the gate: a lease doesn't wait for those who want other locks.
+            outcomes = await self._ask(lambda lock: lock.extend(self._settings.lease_seconds, replace_ttl=True))
             if sum(outcome is True for outcome in outcomes) >= self._quorum:
                 self._valid_until = self._lease_from(begun)
             elif sum(outcome is None for outcome in outcomes) < self._quorum:
@@ -161,9 +162,13 @@ class _Holding:
         return sum(outcome is False for outcome in outcomes) >= self._quorum
 
     async def _on_all(self, act: Callable[[Lock], Awaitable[object]]) -> list[object]:
-        """Per node what came out; False where the node says no, None where it doesn't answer."""
+        """As `_ask`, not too many at once."""
         async with self._gate:
-            return list(await asyncio.gather(*(self._on_one(act, lock) for lock in self._locks)))
+            return await self._ask(act)
+
+    async def _ask(self, act: Callable[[Lock], Awaitable[object]]) -> list[object]:
+        """Per node what came out; False where the node says no, None where it doesn't answer."""
+        return list(await asyncio.gather(*(self._on_one(act, lock) for lock in self._locks)))
 
     async def _on_one(self, act: Callable[[Lock], Awaitable[object]], lock: Lock) -> object:
         try:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ops.cli import bench, chat, check, keys, knowledge, processes, publish, sessions, topics
+from ops.cli import bench, chat, check, dlq, keys, knowledge, processes, publish, sessions, topics
 from ops.cli.console import err
 from ops.errors import OpsError
 
@@ -21,6 +21,7 @@ for module in (processes, publish, chat, check):
 app.add_typer(topics.app, name="topics")
 app.add_typer(knowledge.app, name="knowledge")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 

@@ -263,7 +263,7 @@ async def test_nodes_that_hang_cost_bounded_time(nodes: Nodes) -> None:
 
 async def test_a_node_that_hangs_does_not_make_those_wait_who_want_other_locks(nodes: Nodes) -> None:
     """P: many at once, each held until all are held; nobody's lease ends while others wait for the node."""
-    many = 48
+    many = 80
     store = nodes.store(LockSettings(lease_seconds=2.0, retry_attempts=5, node_timeout_seconds=0.5))
     await store.test_locks()
     all_held = asyncio.Event()
@@ -412,15 +412,18 @@ async def test_a_cluster_that_is_away_is_unavailable(redis_prefix: str) -> None:
 
 async def test_many_locks_at_once_need_few_connections(nodes: Nodes) -> None:
     """P: hundreds that connect at once are late for it, and healthy nodes count as not answering."""
-    store = nodes.store(PATIENT)
+    store = nodes.store(LockSettings(lease_seconds=5.0, node_timeout_seconds=2.0))
 
     async def hold(session_id: str) -> None:
         async with store.lock(session_id):
             pass
 
+    async def few() -> bool:
+        # The store keeps its own; those of earlier tests may go only now.
+        return max(connected_clients(server) for server in nodes.servers) <= 20
+
     await asyncio.gather(*(hold(f"s{n}") for n in range(100)))
-    connected = [connected_clients(server) for server in nodes.servers]
-    assert max(connected) <= 20, connected
+    await eventually(few, "few are connected", DEADLINE_S)
 
 
 @pytest.mark.xfail(strict=True, reason="Everybody who wants a lock asks every node, again and again.")

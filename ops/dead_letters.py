@@ -1,0 +1,116 @@
+"""Dead letters as a person looks at them: what one says, and which are meant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple, Self
+
+import orjson
+
+from schemas.headers import Headers, header
+from schemas.identity import is_session_id
+from schemas.publishing import Position
+from workers.records import KafkaRecord
+
+_NAMES = ("dlq.reason", "dlq.error", "dlq.attempts", "dlq.topic", "dlq.partition", "dlq.offset", "dlq.failed_at")
+
+
+class NotADeadLetter(ValueError):
+    """A record in the dead letter topic that no worker wrote."""
+
+
+class Place(NamedTuple):
+    """Where a dead letter stands in the dead letter topic; written `PARTITION:OFFSET`."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError."""
+        partition, _, offset = text.partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            raise ValueError(f"{text!r} is not PARTITION:OFFSET")
+        return cls(int(partition), int(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not become a turn, as it came, and why."""
+
+    place: Place
+    reason: str
+    error: str
+    attempts: int
+    origin: Position
+    """Where the record stood when it failed."""
+    failed_at: datetime
+    session_id: str | None
+    """None where neither key nor body names one."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters are meant; what is empty or None selects all."""
+
+    reasons: frozenset[str] = frozenset()
+    session_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    """Exclusive."""
+
+    def takes(self, letter: DeadLetter) -> bool:
+        return (
+            (not self.reasons or letter.reason in self.reasons)
+            and (self.session_id is None or letter.session_id == self.session_id)
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+        )
+
+
+def decode_dead_letter(record: KafkaRecord) -> DeadLetter:
+    """What `workers.dead_letters` wrote. Raises NotADeadLetter."""
+    found = {name: header(record.headers, name) for name in _NAMES}
+    try:
+        told = {name: value.decode() for name, value in found.items() if value is not None}
+        return DeadLetter(
+            place=Place(record.partition, record.offset),
+            reason=told["dlq.reason"],
+            error=told["dlq.error"],
+            attempts=int(told["dlq.attempts"]),
+            origin=Position(told["dlq.topic"], int(told["dlq.partition"]), int(told["dlq.offset"])),
+            failed_at=datetime.fromisoformat(told["dlq.failed_at"]).astimezone(UTC),
+            session_id=session_of(record.key, record.value),
+            key=record.key,
+            value=record.value,
+            headers=_as_it_came(record.headers),
+        )
+    except (KeyError, ValueError) as error:
+        raise NotADeadLetter(f"{record.partition}:{record.offset} has no dead letter's headers: {error}") from error
+
+
+def session_of(key: bytes | None, value: bytes | None) -> str | None:
+    """The session that a record was for: its key's, else its body's."""
+    try:
+        session_id: object = key.decode() if key else None
+        if session_id is None:
+            body = orjson.loads(value or b"")
+            session_id = body.get("session_id") if isinstance(body, dict) else None
+    except ValueError:  # no UTF-8, no JSON
+        return None
+    return session_id if isinstance(session_id, str) and is_session_id(session_id) else None
+
+
+def _as_it_came(headers: Headers) -> list[tuple[str, bytes]]:
+    """Without what the worker added: the last of each name. A sender may have used the same names before."""
+    kept = list(headers)
+    for name in _NAMES:
+        last = max(i for i, (each, _) in enumerate(kept) if each == name)
+        del kept[last]
+    return kept

@@ -1,0 +1,96 @@
+"""What a worker writes of a record, and the selection of dead letters."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.dead_letters import NotADeadLetter, Place, Selection, decode_dead_letter, session_of
+from schemas.publishing import Position, Record
+from tests.unit.ops.letters import FAILED_AT, consumed, dead_letter, dead_letter_record
+
+ORIGIN = Position("support.inbound.v1", 3, 17)
+# Senders, too, may have names that begin with dlq.
+HEADER_NAMES = st.sampled_from(["dlq.reason", "dlq.offset", "dlq.redriven", "traceparent"]) | st.text(max_size=5)
+HEADERS = st.lists(st.tuples(HEADER_NAMES, st.binary(max_size=10)), max_size=6)
+
+
+@given(
+    st.none() | st.binary(max_size=20),
+    st.none() | st.binary(max_size=20),
+    HEADERS,
+    st.text(st.characters(codec="utf-8"), max_size=40),
+    st.integers(1, 9),
+)
+def test_a_dead_letter_gives_back_the_record_as_it_came(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], error: str, attempts: int
+) -> None:
+    record = dead_letter_record(ORIGIN, key, value, headers, reason="lock_lost", error=error, attempts=attempts)
+    letter = decode_dead_letter(consumed(record, 5, 9))
+    assert (letter.key, letter.value or b"", letter.headers) == (key, value or b"", headers)
+    assert (letter.reason, letter.error, letter.attempts) == ("lock_lost", error, attempts)
+    assert (letter.place, letter.origin, letter.failed_at) == (Place(5, 9), ORIGIN, FAILED_AT)
+
+
+@pytest.mark.parametrize("damage", ["dlq.reason", "dlq.error", "dlq.offset", "dlq.failed_at"])
+@pytest.mark.parametrize("value", [None, b"\xff"], ids=["missing", "no UTF-8"])
+def test_what_no_worker_wrote_is_no_dead_letter(damage: str, value: bytes | None) -> None:
+    record = dead_letter_record(ORIGIN, b"s1", b"{}", [])
+    headers = [(name, value if name == damage and value else kept) for name, kept in record.headers]
+    headers = [each for each in headers if value or each[0] != damage]
+    with pytest.raises(NotADeadLetter, match="5:9"):
+        decode_dead_letter(consumed(replace(record, headers=headers), 5, 9))
+    with pytest.raises(NotADeadLetter):
+        decode_dead_letter(consumed(Record("support.dlq.v1", b"s1", b"hello"), 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "session_id"),
+    [
+        (b"s1", b'{"text": "a"}', "s1"),
+        (b"s1", b'{"session_id": "s2"}', "s1"),
+        (b"s1", b"no JSON", "s1"),
+        (b"s1", None, "s1"),
+        (None, b'{"session_id": "s2"}', "s2"),
+        (b"", b'{"session_id": "s2"}', "s2"),
+        (None, b'{"session_id": 7}', None),
+        (None, b'{"session_id": "no spaces"}', None),
+        (None, b'["s2"]', None),
+        (None, b"no JSON", None),
+        (None, None, None),
+        (b"no spaces", b"{}", None),
+        (b"\xff", b"{}", None),
+    ],
+)
+def test_the_session_is_the_key_s_or_else_the_body_s(
+    key: bytes | None, value: bytes | None, session_id: str | None
+) -> None:
+    assert session_of(key, value) == session_id
+
+
+def test_a_selection_takes_what_fits_all_of_it() -> None:
+    letter = dead_letter(ORIGIN, b"s1", b"{}", [], reason="lock_lost")
+    second = timedelta(seconds=1)
+    for fits in [
+        Selection(),
+        Selection(reasons=frozenset({"lock_timeout", "lock_lost"}), session_id="s1"),
+        Selection(since=FAILED_AT, until=FAILED_AT + second),
+    ]:
+        assert fits.takes(letter)
+    for other in [
+        Selection(reasons=frozenset({"lock_timeout"})),
+        Selection(session_id="s2"),
+        Selection(session_id="s2", reasons=frozenset({"lock_lost"})),
+        Selection(since=FAILED_AT + second),
+        Selection(until=FAILED_AT),
+    ]:
+        assert not other.takes(letter)
+
+
+def test_a_place_is_read_as_it_is_written() -> None:
+    assert Place.parse(str(Place(3, 17))) == Place(3, 17)
+    for wrong in ["", "3", "3:", ":17", "3:17:1", "a:b", "-1:2", "3:x"]:
+        with pytest.raises(ValueError, match="PARTITION:OFFSET"):
+            Place.parse(wrong)
