@@ -147,12 +147,12 @@ class DirectSessions:
     async def _write(self, session_id: str, decide: Decide, *, atomic: bool) -> SessionData:
         if not atomic:
             fence = Fence("direct", await self._store.next_fence())
-            return await self._write_under(fence, session_id, decide, tries=1)
+            return await self._write_under(fence, session_id, decide, again=False)
         async with self._store.lock(session_id) as fence:
-            return await self._write_under(fence, session_id, decide, tries=None)
+            return await self._write_under(fence, session_id, decide, again=True)
 
-    async def _write_under(self, fence: Fence, session_id: str, decide: Decide, tries: int | None) -> SessionData:
-        """Decides, writes and publishes, as often as somebody else was faster, `tries` times at most."""
+    async def _write_under(self, fence: Fence, session_id: str, decide: Decide, *, again: bool) -> SessionData:
+        """Decides, writes and publishes; where somebody else was faster, `again`, or raises Conflict."""
         while True:
             stored = await self._store.load(session_id)
             before = stored.session if stored else None
@@ -176,11 +176,10 @@ class DirectSessions:
                 case Already(first):
                     await self._publish(fact, first)
                     return after
-                case Fenced() if tries is None:
+                case Fenced() if again:
                     raise LockLost(f"Session {session_id} was written under a later lock.")
                 case Stale() | Fenced():
-                    tries = None if tries is None else tries - 1
-                    if tries == 0:
+                    if not again:
                         raise Conflict(f"Session {session_id} was written by somebody else in between.")
 
     async def _republish_newest(self, session_id: str) -> None:

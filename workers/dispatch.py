@@ -133,7 +133,6 @@ class Dispatcher:
         """Gives up on `partitions` until they are assigned again: something here is broken, not their records."""
         for partition in partitions:
             self._forsake(partition)
-            self._consumer.pause(partition)
             self.refused[partition] = f"{partition} can't be worked on: {error}"
 
     async def assigned(self, partitions: Iterable[Partition]) -> None:
@@ -290,7 +289,6 @@ class Dispatcher:
         log.warning("write_fenced", partition=str(work.partition), session_id=error.session_id)
         unfinished_from = self._commits.unfinished_from(work.partition)
         self._forsake(work.partition)
-        self._consumer.pause(work.partition)
         self._prepare_soon(self._reclaim(work.partition, unfinished_from))
 
     async def _reclaim(self, partition: Partition, unfinished_from: int) -> None:
@@ -305,16 +303,17 @@ class Dispatcher:
         self._repair.noticed(sign)
         for partition in partitions:
             self._forsake(partition)
-            self._consumer.pause(partition)
         self._prepare_soon(self._prepare(partitions))
 
     def _forsake(self, partition: Partition) -> None:
+        """Lets go of the partition, and reads no further, until it is prepared anew."""
         self._drop_waiting(partition)
         self._commits.revoke(partition)
         self._assignments.pop(partition, None)
         self._l1.drop_partition(partition)
         self._paused.discard(partition)
         self._unready.add(partition)
+        self._consumer.pause(partition)
 
     def _drop_waiting(self, partition: Partition) -> None:
         for work in self._lanes.revoke(partition):

@@ -2,17 +2,19 @@
 
 import asyncio
 import time
+from contextlib import aclosing
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisClusterException, RedisError
 
+from store.errors import StoreUnavailable
 from store.redis.keys import Keys
+from store.redis.scan import session_id_pages
 
 log = structlog.get_logger(__name__)
 
 COUNT_EVERY_SECONDS = 60.0
-_SCAN_BATCH = 1_000
+_PAGE = 1_000
 
 
 class ActiveSessions:
@@ -42,10 +44,11 @@ class ActiveSessions:
     async def _count(self) -> None:
         try:
             found = 0
-            async for _ in self._client.scan_iter(match=self._keys.pattern, count=_SCAN_BATCH):
-                found += 1
+            async with aclosing(session_id_pages(self._client, self._keys, size=_PAGE)) as pages:
+                async for page in pages:
+                    found += len(page)
             self._known = {"active_sessions": found}
-        except (RedisError, RedisClusterException, OSError) as error:
+        except StoreUnavailable as error:
             log.warning("sessions_not_counted", error=str(error))
         finally:
             self._counted_at = time.monotonic()

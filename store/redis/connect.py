@@ -69,11 +69,6 @@ def connect(settings: RedisSettings) -> RedisConnections:
     return RedisConnections(client, _pool_link(pool, settings, None), client.aclose, settings.watch_for_loss)
 
 
-def connect_client(settings: RedisSettings) -> Any:
-    """Only the client, as a lock node needs it."""
-    return connect(settings).client
-
-
 def _sentinel(address: RedisAddress, settings: RedisSettings) -> RedisConnections:
     sentinel_options = {
         "socket_timeout": settings.socket_timeout,

@@ -88,7 +88,7 @@ class RedisSessionStore:
                 session.version,
                 seal(session_id, session.to_json()),
                 seal(session_id, reply),
-                int((session.ttl_seconds or self._ttl_seconds) * 1000),
+                int(self.ttl_of(session) * 1000),
                 RECENT_EVENTS,
                 int(session.deleted or session.seq == 1),
                 self._cipher.key_id,
