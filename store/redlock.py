@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import structlog
 from redis.asyncio.lock import Lock
@@ -29,8 +30,8 @@ CLOCK_DRIFT = 0.01
 _DRIFT_SECONDS = 0.002
 """And what expiry in whole milliseconds adds."""
 _RETRY_SECONDS = (0.01, 0.05)
-_AT_ONCE = 16
-"""Holders that talk to the nodes at once; each has a connection of its own to every node meanwhile."""
+_AT_ONCE = 8
+"""Requests to one node under way at once; each has a connection, and hundreds that connect at once are late for it."""
 
 
 class Redlock:
@@ -48,7 +49,9 @@ class Redlock:
         self._settings = settings
         self._next_fence = next_fence
         self._held: dict[_Holding, float] = {}
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._slots = [asyncio.Semaphore(_AT_ONCE) for _ in self._nodes]
+        # Weak: a queue lives as long as somebody stands in it.
+        self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def active(self) -> int:
@@ -78,7 +81,7 @@ class Redlock:
     async def hold(self, session_id: str) -> AsyncIterator[Fence]:
         """As `store.protocol.SessionStore.lock`."""
         locks = [self._lock(node, session_id) for node in self._nodes]
-        holding = _Holding(locks, self._quorum, self._settings, self._gate)
+        holding = _Holding(locks, self._slots, self._quorum, self._settings)
         await self._acquire(session_id, holding)
         self._held[holding] = time.monotonic()
         renewal = asyncio.create_task(holding.renew_while_held(), name="lock-renewal")
@@ -96,18 +99,28 @@ class Redlock:
             raise LockLost(f"The lease of session {session_id}'s lock ended while it was held.")
 
     async def _acquire(self, session_id: str, holding: "_Holding") -> None:
-        deadline = time.monotonic() + self._settings.patience_seconds
-        while not await holding.acquire():
-            if holding.answering < self._quorum:
-                raise LocksUnavailable(
-                    f"{holding.answering} of {len(self._nodes)} lock nodes answer; {self._quorum} are needed."
-                )
-            if time.monotonic() > deadline:
-                raise LockTimeout(
-                    f"The lock of session {session_id} was not free in {self._settings.patience_seconds:g} s."
-                )
-            # Two who took half of the nodes each must not meet again.
-            await asyncio.sleep(random.uniform(*_RETRY_SECONDS))  # noqa: S311  # no secret
+        patience = self._settings.patience_seconds
+        timed_out = LockTimeout(f"The lock of session {session_id} was not free in {patience:g} s.")
+        deadline = time.monotonic() + patience
+        # Of all in this process who want it one asks the nodes; the others stand behind, and cost nobody anything.
+        queue = self._queues.setdefault(session_id, asyncio.Lock())
+        try:
+            async with asyncio.timeout(patience):
+                await queue.acquire()
+        except TimeoutError as error:
+            raise timed_out from error
+        try:
+            while not await holding.acquire():
+                if holding.answering < self._quorum:
+                    raise LocksUnavailable(
+                        f"{holding.answering} of {len(self._nodes)} lock nodes answer; {self._quorum} are needed."
+                    )
+                if time.monotonic() > deadline:
+                    raise timed_out
+                # Two who took half of the nodes each must not meet again.
+                await asyncio.sleep(random.uniform(*_RETRY_SECONDS))  # noqa: S311  # no secret
+        finally:
+            queue.release()
 
     def _lock(self, node: Any, session_id: str) -> Lock:
         return Lock(node, f"{self._prefix}{{{session_id}}}:lock", self._settings.lease_seconds, thread_local=False)
@@ -116,11 +129,11 @@ class Redlock:
 class _Holding:
     """One holder's locks on all nodes."""
 
-    def __init__(self, locks: list[Lock], quorum: int, settings: LockSettings, gate: asyncio.Semaphore) -> None:
+    def __init__(self, locks: list[Lock], slots: list[asyncio.Semaphore], quorum: int, settings: LockSettings) -> None:
         self._locks = locks
+        self._slots = slots
         self._quorum = quorum
         self._settings = settings
-        self._gate = gate
         self._valid_until = 0.0
         self.answering = 0
         self._lost = False
@@ -147,8 +160,7 @@ class _Holding:
         while not self._lost:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             begun = time.monotonic()
-            # Past the gate: a lease doesn't wait for those who want other locks.
-            outcomes = await self._ask(lambda lock: lock.extend(self._settings.lease_seconds, replace_ttl=True))
+            outcomes = await self._on_all(lambda lock: lock.extend(self._settings.lease_seconds, replace_ttl=True))
             if sum(outcome is True for outcome in outcomes) >= self._quorum:
                 self._valid_until = self._lease_from(begun)
             elif sum(outcome is None for outcome in outcomes) < self._quorum:
@@ -162,17 +174,14 @@ class _Holding:
         return sum(outcome is False for outcome in outcomes) >= self._quorum
 
     async def _on_all(self, act: Callable[[Lock], Awaitable[object]]) -> list[object]:
-        """As `_ask`, not too many at once."""
-        async with self._gate:
-            return await self._ask(act)
-
-    async def _ask(self, act: Callable[[Lock], Awaitable[object]]) -> list[object]:
         """Per node what came out; False where the node says no, None where it doesn't answer."""
-        return list(await asyncio.gather(*(self._on_one(act, lock) for lock in self._locks)))
+        nodes = zip(self._locks, self._slots, strict=True)
+        return list(await asyncio.gather(*(self._on_one(act, lock, slots) for lock, slots in nodes)))
 
-    async def _on_one(self, act: Callable[[Lock], Awaitable[object]], lock: Lock) -> object:
+    async def _on_one(self, act: Callable[[Lock], Awaitable[object]], lock: Lock, slots: asyncio.Semaphore) -> object:
         try:
-            async with asyncio.timeout(self._settings.node_timeout_seconds):
+            # Who stands in line for a node that hangs gives up with it, and is in nobody's way at the others.
+            async with asyncio.timeout(self._settings.node_timeout_seconds), slots:
                 return await act(lock)
         except RedisLockError:
             return False

@@ -1,6 +1,6 @@
 """Connections to Redis in each form that it runs in, with bounded waiting and retries that scripts survive."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from store.redis.cluster_link import ClusterLink
 from store.redis.pool_link import PoolLink
 from store.redis.round_trips import Link
 from store.redis.server_watch import ServerWatch
+
+_LINKS = 2
+"""Redis has the next group at hand when it is done with one; more links only make the groups smaller (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,11 @@ class RedisSettings:
 
 @dataclass(frozen=True, slots=True)
 class RedisConnections:
-    """A client for what is asked now and then, and the link of the hot path."""
+    """A client for what is asked now and then, and the links of the hot path."""
 
     client: Any
     """`redis.asyncio.Redis` or `RedisCluster`."""
-    link: Link
+    links: Sequence[Link]
     close: Callable[[], Awaitable[None]]
     watch_for_loss: bool = False
 
@@ -66,7 +69,7 @@ def connect(settings: RedisSettings) -> RedisConnections:
         **_options(address, settings),
     )
     client = Redis.from_pool(pool)
-    return RedisConnections(client, _pool_link(pool, settings, None), client.aclose, settings.watch_for_loss)
+    return RedisConnections(client, _pool_links(pool, settings, None), client.aclose, settings.watch_for_loss)
 
 
 def _sentinel(address: RedisAddress, settings: RedisSettings) -> RedisConnections:
@@ -99,7 +102,7 @@ def _sentinel(address: RedisAddress, settings: RedisSettings) -> RedisConnection
         for sentinel in manager.sentinels:
             await sentinel.aclose()
 
-    return RedisConnections(client, _pool_link(pool, settings, master), close, settings.watch_for_loss)
+    return RedisConnections(client, _pool_links(pool, settings, master), close, settings.watch_for_loss)
 
 
 def _cluster(address: RedisAddress, settings: RedisSettings) -> RedisConnections:
@@ -113,18 +116,25 @@ def _cluster(address: RedisAddress, settings: RedisSettings) -> RedisConnections
         **_options(address, settings),
     )
     link = ClusterLink(client, watch=ServerWatch(strict=settings.watch_for_loss))
-    return RedisConnections(client, link, client.aclose, settings.watch_for_loss)
+    # One object twice: it takes the connections of each exchange from the client's pools.
+    return RedisConnections(client, [link] * _LINKS, client.aclose, settings.watch_for_loss)
 
 
-def _pool_link(pool: Any, settings: RedisSettings, master: Callable[[], Awaitable[tuple[str, int]]] | None) -> PoolLink:
-    return PoolLink(
-        pool,
-        time_limit=settings.socket_timeout,
-        watch=ServerWatch(strict=settings.watch_for_loss),
-        retry_on_timeout=settings.retry_on_timeout,
-        wait_replicas=settings.wait_replicas,
-        master=master,
-    )
+def _pool_links(
+    pool: Any, settings: RedisSettings, master: Callable[[], Awaitable[tuple[str, int]]] | None
+) -> list[PoolLink]:
+    watch = ServerWatch(strict=settings.watch_for_loss)
+    return [
+        PoolLink(
+            pool,
+            time_limit=settings.socket_timeout,
+            watch=watch,
+            retry_on_timeout=settings.retry_on_timeout,
+            wait_replicas=settings.wait_replicas,
+            master=master,
+        )
+        for _ in range(_LINKS)
+    ]
 
 
 def _options(address: RedisAddress, settings: RedisSettings) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class PoolLink:
 
     The connection is made as `pool` makes its own, but without a timer for each write and each response (17 of 27 µs a
     command, measured): one limit of `time_limit` seconds bounds a whole group. A group whose connection fails is sent
-    again, `retries` times.
+    again, `retries` times. `watch` is shared by all links to the same Redis.
 
     `master` (with sentinels) is asked once a second: a master that was replaced in good order goes on accepting writes
     for ten seconds, and they are lost. `wait_replicas` of the replicas must have a group's writes before they count.
@@ -53,6 +53,7 @@ class PoolLink:
         self._master = master
         self._master_checked_at = 0.0
         self._connection: AbstractConnection | None = None
+        self._server: bytes | None = None
 
     async def exchange(self, commands: list[Command]) -> list[Any]:
         waits = self._wait_replicas > 0 and any(command[0] == "EVALSHA" for command in commands)
@@ -95,12 +96,15 @@ class PoolLink:
             if connection is not None and await self._master() != (connection.host, connection.port):  # type: ignore[attr-defined]
                 await self.close()
             self._master_checked_at = time.monotonic()
+        if self._connection is not None and not self._watch.is_newest(self._server):
+            await self.close()
         if self._connection is None:
             connection = self._new_connection()
             await connection.connect()  # type: ignore[no-untyped-call]
             [info] = await _responses(connection, _packed(("INFO", "server")), 1)
             # A user that may not ask is told nothing; then only STALE shows a loss.
-            self._watch.seen(None if isinstance(info, Exception) else _run_id(info))
+            self._server = None if isinstance(info, Exception) else _run_id(info)
+            self._watch.seen(self._server)
             self._connection = connection
         return self._connection
 

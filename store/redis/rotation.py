@@ -74,7 +74,7 @@ class KeyRotation:
 
     def __init__(self, connections: RedisConnections, *, key_prefix: str, cipher: SessionCipher) -> None:
         self._connections = connections
-        self._round_trips = RoundTrips(connections.link)
+        self._round_trips = RoundTrips(connections.links)
         self._keys = Keys(key_prefix)
         self._cipher = cipher
         self._alone = asyncio.Lock()

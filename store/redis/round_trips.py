@@ -1,10 +1,12 @@
 """Grouped round trips: commands of many sessions go to Redis together.
 
-A command is sent at once when nothing is under way; what is asked meanwhile leaves together when the responses are in.
-So one caller alone waits for nothing, and many share the cost of a round trip.
+A command is sent at once while a link is free; what is asked when none is leaves together as soon as one is.
+So one caller alone waits for nothing, many share the cost of a round trip, and with two links Redis works on one group
+while the process makes up the next.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis.exceptions import (
@@ -65,17 +67,18 @@ class Link(Protocol):
 
 
 class RoundTrips:
-    """Runs commands over a link, one group at a time; at most `max_group` commands in each.
+    """Runs commands over links to the same Redis, on each link one group at a time of at most `max_group` commands.
 
-    Whoever finds nothing under way sends its own command; what is asked meanwhile is sent by a task, in groups.
+    Whoever finds a link free sends its own command; what is asked while none is goes in groups, by a task per link.
+    Commands that wait for each other's responses keep their order; others have none.
     """
 
-    def __init__(self, link: Link, *, max_group: int = 256) -> None:
-        self._link = link
+    def __init__(self, links: Sequence[Link], *, max_group: int = 256) -> None:
+        self._links = links
+        self._free = list(links)
         self._max_group = max_group
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
-        self._busy = False
-        self._sender: asyncio.Task[None] | None = None
+        self._senders: set[asyncio.Task[None]] = set()
 
     async def run(self, *command: Any) -> Any:
         """The command's response. Its arguments are text, bytes or numbers, its name a single word.
@@ -85,16 +88,15 @@ class RoundTrips:
             StoreUnavailable: no response came; the command may have run.
             StoreError: Redis refused the command.
         """
-        if self._busy:
+        if not self._free:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._waiting.append((command, future))
             return await future
-        self._busy = True
+        link = self._free.pop()
         try:
-            [response] = await self._exchange([command])
+            [response] = await self._exchange(link, [command])
         finally:
-            self._busy = False
-            self._send_what_waits()
+            self._pass_on(link)
         if isinstance(response, Exception):
             raise _store_error(response)
         return response
@@ -105,36 +107,36 @@ class RoundTrips:
 
     def accept_server(self) -> None:
         """After StoreReplaced: goes on with the server that answers now."""
-        self._link.accept_server()
+        for link in self._links:
+            link.accept_server()
 
     async def close(self) -> None:
-        if self._sender is not None:
-            await self._sender
-        await self._link.close()
+        while self._senders:
+            await asyncio.wait(self._senders)
+        for link in self._links:
+            await link.close()
 
-    def _send_what_waits(self) -> None:
-        if self._waiting:
-            self._busy = True
-            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name="redis-round-trips")
+    def _pass_on(self, link: Link) -> None:
+        """The link to whoever waits, else to those who come."""
+        if not self._waiting:
+            self._free.append(link)
+            return
+        group, self._waiting = self._waiting[: self._max_group], self._waiting[self._max_group :]
+        sender = asyncio.get_running_loop().create_task(self._send(link, group), name="redis-round-trips")
+        self._senders.add(sender)
+        sender.add_done_callback(self._senders.discard)
 
-    async def _send_all(self) -> None:
+    async def _send(self, link: Link, group: list[tuple[Command, asyncio.Future[Any]]]) -> None:
         try:
-            while self._waiting:
-                group, self._waiting = self._waiting[: self._max_group], self._waiting[self._max_group :]
-                await self._send(group)
-        finally:
-            self._busy = False
-            self._sender = None
-
-    async def _send(self, group: list[tuple[Command, asyncio.Future[Any]]]) -> None:
-        try:
-            responses = await self._exchange([command for command, _ in group])
+            responses = await self._exchange(link, [command for command, _ in group])
         except StoreError as error:
             responses = [error] * len(group)
         except BaseException:
             for _, future in group:
                 future.cancel()
             raise
+        finally:
+            self._pass_on(link)
         for (_, future), response in zip(group, responses, strict=True):
             if future.done():
                 continue
@@ -143,14 +145,14 @@ class RoundTrips:
             else:
                 future.set_result(response)
 
-    async def _exchange(self, commands: list[Command]) -> list[Any]:
+    async def _exchange(self, link: Link, commands: list[Command]) -> list[Any]:
         try:
-            responses = await self._link.exchange(commands)
+            responses = await link.exchange(commands)
             again = [i for i, response in enumerate(responses) if isinstance(response, NoScriptError)]
             if again:
                 # Redis restarted or was told SCRIPT FLUSH; none of the refused scripts ran.
-                await self._link.load_scripts([script.text for script in ALL_SCRIPTS])
-                for i, response in zip(again, await self._link.exchange([commands[i] for i in again]), strict=True):
+                await link.load_scripts([script.text for script in ALL_SCRIPTS])
+                for i, response in zip(again, await link.exchange([commands[i] for i in again]), strict=True):
                     responses[i] = response
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise _store_error(error) from error

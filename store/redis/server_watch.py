@@ -22,6 +22,10 @@ class ServerWatch:
         if self._known is None:
             self._known = server
 
+    def is_newest(self, server: Hashable) -> bool:
+        """False: somebody has seen another server since; a connection to this one is to be made anew."""
+        return server == self._newest
+
     def accept(self) -> None:
         self._known = self._newest
 

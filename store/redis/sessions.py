@@ -45,7 +45,7 @@ class RedisSessionStore:
         cipher: Cipher | None = None,
     ) -> None:
         self._connections = connections
-        self._round_trips = RoundTrips(connections.link)
+        self._round_trips = RoundTrips(connections.links)
         self._ttl_seconds = ttl_seconds
         self._keys = Keys(key_prefix)
         self._cipher = cipher or PlainText()

@@ -125,8 +125,8 @@ class Interposed:
 
 async def rotated_while(sealed: Sealed, meanwhile: Callable[[], Awaitable[object]]) -> RotationReport:
     connections = connect(sealed.settings)
-    link = Interposed(connections.link, meanwhile)
-    rotation = sealed.rotation(NEW, OLD, connections=RedisConnections(connections.client, link, connections.close))
+    link = Interposed(connections.links[0], meanwhile)
+    rotation = sealed.rotation(NEW, OLD, connections=RedisConnections(connections.client, [link], connections.close))
     report = await rotation.run(quietly)
     assert link.happened
     return report

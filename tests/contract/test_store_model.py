@@ -213,7 +213,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def redis(redis_server: RedisServer, loop: asyncio.AbstractEventLoop) -> Iterator[RedisConnections]:
     connections = connect(RedisSettings(redis_server.url))
     yield connections
-    loop.run_until_complete(connections.link.close())
+    for link in connections.links:
+        loop.run_until_complete(link.close())
     loop.run_until_complete(connections.close())
 
 
