@@ -8,7 +8,6 @@ what the client has is dropped, and a gap is filled from the store.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import cached_property
 
 import orjson
 
@@ -34,30 +33,25 @@ from schemas.replies import ReplyEvent, decode_reply
 
 
 class Arrival:
-    """A reply event on its way to sockets, decoded as far as it is needed, and once, however many sockets there are.
+    """A reply event on its way to sockets: decoded once, however many there are, and only as far as they need it.
 
     Raises:
         ValueError, KeyError, TypeError: the bytes are no reply event.
     """
 
+    __slots__ = ("_value", "at", "frame", "inbound_id", "text")
+
     def __init__(self, value: bytes) -> None:
         self._value = value
-        self._fields = orjson.loads(value)
-        self.at: tuple[int, int] = (self._fields["epoch"], self._fields["seq"])
-        self.inbound_id: str = self._fields["inbound_id"]
+        fields = orjson.loads(value)
+        self.at: tuple[int, int] = (fields["epoch"], fields["seq"])
+        self.inbound_id: str = fields["inbound_id"]
+        self.frame: SequencedFrame = frame_of(fields)
+        self.text = encode_frame(self.frame)
 
-    @cached_property
     def event(self) -> ReplyEvent:
         """The whole event, validated."""
         return decode_reply(self._value)
-
-    @cached_property
-    def frame(self) -> SequencedFrame:
-        return frame_of(self._fields)
-
-    @cached_property
-    def text(self) -> str:
-        return encode_frame(self.frame)
 
 
 @frozen()

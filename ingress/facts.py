@@ -20,10 +20,15 @@ class _Waiter:
 
     def arrived(self, arrival: Arrival) -> None:
         if arrival.inbound_id == self._inbound_id and not self.fact.done():
-            self.fact.set_result(arrival.event)
+            self.fact.set_result(arrival.event())
 
     def delta(self, text: str) -> None:
         return None
+
+
+def _may_be_tried_again(fact: ReplyEvent) -> bool:
+    """Such a failure is no answer to the message that tries it."""
+    return isinstance(fact, TurnFailed) and fact.redrivable
 
 
 class Facts:
@@ -46,8 +51,7 @@ class Facts:
         try:
             # A repeated request: its answer may have been given long ago and won't come again.
             for arrival in reversed(await arrivals_after(self._store, event.session_id, 0)):
-                # A failure that may be tried again is no answer to the message that tries it.
-                if not (isinstance(arrival.event, TurnFailed) and arrival.event.redrivable):
+                if arrival.inbound_id == event.id and not _may_be_tried_again(arrival.event()):
                     waiter.arrived(arrival)
             if not waiter.fact.done():
                 await self._inbound.publish(event)

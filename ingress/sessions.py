@@ -113,7 +113,8 @@ def sessions_router(
         """The turns that follow seq `after`, oldest first, as far back as they are kept. `next` is the `after` of the
         next page; null: there is none."""
         arrivals = await arrivals_after(store, opened.session_id, after)
-        found = [arrival.event for arrival in arrivals if isinstance(arrival.event, TurnCompleted)]
+        events = [arrival.event() for arrival in arrivals]
+        found = [event for event in events if isinstance(event, TurnCompleted)]
         page = found[:limit]
         return Json(
             {

@@ -167,12 +167,15 @@ class Socket:
                     self.close(code, reason)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        self._handling = self._loop.create_task(work)
-        self._handling.add_done_callback(self._handled)
+        self._handling = self._loop.create_task(self._finish(work))
 
-    def _handled(self, task: asyncio.Task[None]) -> None:
+    async def _finish(self, work: Coroutine[None, None, None]) -> None:
+        """Does what the newest frame asked for, then goes on with the next."""
+        try:
+            await work
+        except Exception as error:
+            self._fail(error)
         self._handling = None
-        self._report(task)
         while self._inbox and self._handling is None and self._closing is None:
             if len(self._inbox) == MAX_UNHANDLED_FRAMES:
                 self._wire.resume_reading()
@@ -180,12 +183,12 @@ class Socket:
 
     def _caught_up(self, task: asyncio.Task[None]) -> None:
         self._catching_up.discard(task)
-        self._report(task)
-
-    def _report(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("socket_failed", session_id=self._connection.session_id, exc_info=error)
-            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.error("socket_failed", session_id=self._connection.session_id, exc_info=error)
+        self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _send(self, text: str) -> None:
         self._enqueue(text)

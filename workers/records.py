@@ -1,7 +1,6 @@
 """A record on its way through the worker."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from schemas.errors import InvalidRecord
@@ -76,28 +75,26 @@ class Taken:
     """None when the record names no session."""
     event: InboundEvent | None
     invalid: InvalidRecord | None
+    source: Source
+    """Where the record stands."""
 
     @property
     def lane(self) -> str:
         """Its session, or a lane of its own where there is none."""
         return self.session_id or f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
 
-    @cached_property
-    def source(self) -> Source:
-        """Where the record stands."""
-        return Source(topic=self.record.topic, partition=self.record.partition, offset=self.record.offset)
-
 
 def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     """Decodes `record`; never raises for what is in it."""
+    source = Source(topic=record.topic, partition=record.partition, offset=record.offset)
     if isinstance(record, UnreadableRecord):
         unreadable = InvalidRecord("unreadable", f"The Kafka client can't decode the record: {record.error}")
-        return Taken(record, assignment, now, None, None, unreadable)
+        return Taken(record, assignment, now, None, None, unreadable, source)
     try:
         event = decode_inbound(record.value, record.key, record.topic, record.partition, record.offset)
     except InvalidRecord as error:
-        return Taken(record, assignment, now, error.session_id or _session_of_key(record.key), None, error)
-    return Taken(record, assignment, now, event.session_id, event, None)
+        return Taken(record, assignment, now, error.session_id or _session_of_key(record.key), None, error, source)
+    return Taken(record, assignment, now, event.session_id, event, None, source)
 
 
 def _session_of_key(key: bytes | None) -> str | None:

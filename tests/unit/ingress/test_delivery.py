@@ -19,7 +19,7 @@ class Listener:
         self.deltas: list[str] = []
 
     def arrived(self, arrival: Arrival) -> None:
-        self.seqs.append(arrival.event.seq)
+        self.seqs.append(arrival.at[1])
 
     def delta(self, text: str) -> None:
         self.deltas.append(text)
@@ -101,7 +101,7 @@ async def stored(count: int, *, ends_deleted: bool = False) -> MemorySessionStor
 
 
 def seqs(arrivals: list[Arrival]) -> list[int]:
-    return [arrival.event.seq for arrival in arrivals]
+    return [arrival.at[1] for arrival in arrivals]
 
 
 async def test_a_client_that_comes_back_misses_what_followed() -> None:
