@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from ingress.errors import IngressError
 from ingress.responses import Json
 from schemas.frames import ErrorCode
-from store.errors import StoreUnavailable
+from store.errors import StoreUnavailable, WrongKey
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -86,6 +86,9 @@ def install_error_handlers(app: FastAPI, *, debug: bool) -> None:
         return respond(request, error.status_code, "http_error", str(error.detail), **(error.headers or {}))
 
     async def store_away(request: Request, error: Exception) -> Json:
+        if isinstance(error, WrongKey):
+            # It doesn't pass by itself: whoever set the keys must hear of it.
+            log.error("session_unreadable", request_id=request.state.request_id, error=str(error))
         message = "Sessions can't be read at the moment. Send it again."
         return respond(request, 503, ErrorCode.UNAVAILABLE, message, retry_after="2")
 

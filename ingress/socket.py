@@ -94,6 +94,8 @@ class Socket:
             parts.settings.hello_timeout, self.close, CloseCode.HELLO_TIMEOUT, "hello_timeout"
         )
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_by = 0.0
+        """When what waits in the outbox leaves, with or without a reply."""
 
     def opened(self) -> None:
         self._parts.observer.socket_opened()
@@ -203,16 +205,25 @@ class Socket:
 
     def _flush(self) -> None:
         """Writes all that waits, in one go."""
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
         if self._outbox:
             self._wire.write(self._outbox)
             self._outbox.clear()
 
+    def _enqueue_for_later(self, text: str) -> None:
+        if not self._outbox:
+            self._flush_by = self._loop.time() + self._parts.settings.accepted_delay
+        self._enqueue(text)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_at(self._flush_by, self._flush_late)
+
     def _flush_late(self) -> None:
+        """A timer outlives what it was set for: setting one for each frame would cost more than the frame."""
         self._flush_timer = None
-        if not self._wire.blocked:
+        if not self._outbox or self._wire.blocked:
+            return
+        if self._loop.time() < self._flush_by:
+            self._flush_timer = self._loop.call_at(self._flush_by, self._flush_late)
+        else:
             self._flush()
 
     async def _open(self, hello: Hello) -> None:
@@ -246,9 +257,7 @@ class Socket:
             self._send(encode_frame(refusal))
             return
         if isinstance(frame, MessageFrame):
-            self._enqueue(encode_frame(Accepted(id=frame.id)))
-            if self._flush_timer is None:
-                self._flush_timer = self._loop.call_later(self._parts.settings.accepted_delay, self._flush_late)
+            self._enqueue_for_later(encode_frame(Accepted(id=frame.id)))
 
     async def _catch_up(self, after_seq: int) -> None:
         try:

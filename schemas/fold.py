@@ -111,8 +111,7 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
     user_id = changes.user_id or (message.user_id if message else None)
     # A record redriven from the dead letter topic shall be answered, so its id is not remembered.
     remembered = not (isinstance(event, TurnFailed) and event.redrivable)
-    counters = changes.counters or {}
-    metadata = merge_patch(session.metadata, changes.metadata) if changes.metadata else session.metadata
+    counted = changes.counters.get(MESSAGE_COUNT, 0) if changes.counters else 0
     return SessionData(
         session_id=session.session_id,
         epoch=session.epoch,
@@ -120,10 +119,10 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
         version=event.version,
         user_id=session.user_id if user_id is None else user_id,
         thread_id=session.thread_id if changes.thread_id is None else changes.thread_id,
-        message_count=session.message_count + (message is not None) + counters.get(MESSAGE_COUNT, 0),
+        message_count=session.message_count + (message is not None) + counted,
         escalated=session.escalated if changes.escalated is None else changes.escalated,
         claimed=session.claimed if changes.claimed is None else changes.claimed,
-        metadata=_counted(metadata, counters) if counters else metadata,
+        metadata=metadata_after(session.metadata, changes),
         request_id=event.inbound_id,
         fingerprint_hash=changes.fingerprint_hash or session.fingerprint_hash,
         created_at=session.created_at,
@@ -135,9 +134,14 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
     )
 
 
-def _counted(metadata: dict[str, Scalar], counters: dict[str, int]) -> dict[str, Scalar]:
-    counts = {name: delta + number(metadata.get(name)) for name, delta in counters.items() if name != MESSAGE_COUNT}
-    return merge_patch(metadata, dict(counts))
+def metadata_after(metadata: dict[str, Scalar], changes: Changes) -> dict[str, Scalar]:
+    """`metadata` with what `changes` merges into it, and then with what it counts."""
+    if changes.metadata:
+        metadata = merge_patch(metadata, changes.metadata)
+    if changes.counters:
+        added = {name: delta for name, delta in changes.counters.items() if name != MESSAGE_COUNT}
+        metadata = merge_patch(metadata, {name: delta + number(metadata.get(name)) for name, delta in added.items()})
+    return metadata
 
 
 def number(value: Scalar) -> int:

@@ -11,11 +11,11 @@ from uuid import uuid4
 from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, number
 from schemas.identity import turn_id
 from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar, is_too_large
-from schemas.publishing import Publisher
+from schemas.publishing import Publisher, PublishError
 from schemas.records import reply_record
 from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, decode_reply, encode_reply
 from schemas.session import SessionData
-from store.errors import Conflict, LockLost
+from store.errors import Conflict, LockLost, Unpublished
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, StoreStats
 
 UPDATABLE = frozenset({"user_id", "thread_id", "escalated", "metadata", "fingerprint_hash"})
@@ -66,7 +66,7 @@ class DirectSessions:
 
         Raises:
             ValueError: a value can't be in an event, or the metadata is too large (names of keys that go count).
-            LockError, StoreError, PublishError: as the writes below.
+            Others, as `update`.
         """
 
         def decide(before: SessionData | None) -> ReplyEvent:
@@ -96,8 +96,8 @@ class DirectSessions:
             Conflict: not atomic, and somebody else wrote in between.
             LockTimeout, LockLost, LocksUnavailable: the lock could not be had or kept.
             StoreUnavailable: the store does not answer.
-            PublishError: the change is stored, but not published yet; the session's next writer does it. Or what was
-                written before could not be published, and nothing is stored.
+            Unpublished: the change is stored, and will be published by the session's next writer.
+            PublishError: nothing is stored; what was written before could not be published first.
         """
         if unknown := updates.keys() - UPDATABLE:
             raise ValueError(f"can't update {', '.join(sorted(unknown))}; only {', '.join(sorted(UPDATABLE))}")
@@ -170,11 +170,12 @@ class DirectSessions:
                 reply=reply,
             )
             match outcome:
-                case Applied():
-                    await self._publish(fact, reply)
-                    return after
-                case Already(first):
-                    await self._publish(fact, first)
+                case Applied() | Already():
+                    written = outcome.reply if isinstance(outcome, Already) else reply
+                    try:
+                        await self._publish(fact, written)
+                    except PublishError as error:
+                        raise Unpublished(f"{session_id} is written, its event is not published: {error}") from error
                     return after
                 case Fenced() if again:
                     raise LockLost(f"Session {session_id} was written under a later lock.")

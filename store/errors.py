@@ -25,6 +25,11 @@ class Conflict(StoreError):
     """Somebody else wrote in between, and the write was not to be tried again."""
 
 
+class Unpublished(StoreError):
+    """The write is stored, but the topic does not have its event yet: the session's next writer publishes it. Don't
+    write it again."""
+
+
 class LockError(StoreError):
     """A session lock could not be had or kept."""
 

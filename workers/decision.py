@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, assert_never
 
-from schemas.fold import fact_fields, merge_patch, source_key
+from schemas.fold import fact_fields, metadata_after, source_key
 from schemas.frozen import frozen
 from schemas.identity import turn_id
 from schemas.inbound import (
@@ -152,12 +152,13 @@ def effective(changes: Changes, session: SessionData | None) -> Changes:
     Raises:
         PermanentError: the session's metadata would become too large.
     """
-    if session is None or session.deleted:
-        return changes
-    if changes.metadata and is_too_large(merge_patch(session.metadata, changes.metadata)):
+    metadata = {} if session is None or session.deleted else session.metadata
+    if (changes.metadata or changes.counters) and is_too_large(metadata_after(metadata, changes)):
         raise PermanentError(
             "metadata_too_large", f"A session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON."
         )
+    if session is None or session.deleted:
+        return changes
     if changes.claimed and session.claimed:
         return replace(changes, claimed=None, fingerprint_hash=None)
     if changes.fingerprint_hash and session.fingerprint_hash:

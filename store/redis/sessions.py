@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -29,7 +30,8 @@ _WRITERS: dict[bytes | None, FenceKind] = {b"partition": "partition", b"lock": "
 
 
 class RedisSessionStore:
-    """Keeps the promises of `store.protocol.SessionStore` in Redis 6.2 or later. `connections` are closed with it.
+    """Keeps the promises of `store.protocol.SessionStore` in Redis 6.2 or later. `connections` and `lock_nodes` are
+    closed with it.
 
     `lock_nodes` are clients of the lock's nodes, where they are others than Redis itself; `lock` None: no locks.
     """
@@ -41,10 +43,11 @@ class RedisSessionStore:
         ttl_seconds: float,
         key_prefix: str = "agent:session:",
         lock: LockSettings | None = DEFAULT_LOCK,
-        lock_nodes: Sequence[object] = (),
+        lock_nodes: Sequence[Any] = (),
         cipher: Cipher | None = None,
     ) -> None:
         self._connections = connections
+        self._lock_nodes = lock_nodes
         self._round_trips = RoundTrips(connections.links)
         self._ttl_seconds = ttl_seconds
         self._keys = Keys(key_prefix)
@@ -207,6 +210,8 @@ class RedisSessionStore:
     async def close(self) -> None:
         await self._active.close()
         await self._round_trips.close()
+        for node in self._lock_nodes:
+            await node.aclose()
         await self._connections.close()
 
     def _decode(self, session_id: str, sealed: bytes) -> SessionData:

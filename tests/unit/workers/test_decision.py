@@ -1,8 +1,10 @@
 """What events do to a session: the rules that are no part of the fold."""
 
+from dataclasses import replace
+
 import pytest
 
-from schemas.inbound import MAX_METADATA_BYTES, Changes
+from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar
 from schemas.session import SessionData
 from workers.decision import effective
 from workers.errors import PermanentError
@@ -15,6 +17,16 @@ def test_metadata_stays_within_its_bound_however_many_patches_come() -> None:
     with pytest.raises(PermanentError, match=str(MAX_METADATA_BYTES)):
         effective(Changes(metadata={"another": "x" * 3_000}), SESSION)
     assert effective(Changes(metadata={"note": "y" * 3_000}), SESSION).metadata == {"note": "y" * 3_000}
+
+
+def test_what_is_counted_is_metadata_too() -> None:
+    nearly_all: dict[str, Scalar] = {"note": "x" * (MAX_METADATA_BYTES - 100)}
+    many = Changes(counters={f"{n:0120}": 1 for n in range(2)})
+    with pytest.raises(PermanentError, match=str(MAX_METADATA_BYTES)):
+        effective(many, replace(SESSION, metadata=nearly_all))
+    with pytest.raises(PermanentError, match=str(MAX_METADATA_BYTES)):
+        effective(replace(many, metadata=nearly_all), None)
+    assert effective(many, None) is many
 
 
 def test_of_two_claims_the_first_counts() -> None:
