@@ -78,6 +78,8 @@ class RoundTrips:
         self._free = list(links)
         self._max_group = max_group
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._gathering = False
+        """Somebody who has a link waits a moment for others."""
         self._senders: set[asyncio.Task[None]] = set()
 
     async def run(self, *command: Any) -> Any:
@@ -88,11 +90,22 @@ class RoundTrips:
             StoreUnavailable: no response came; the command may have run.
             StoreError: Redis refused the command.
         """
-        if not self._free:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._waiting.append((command, future))
-            return await future
+        if self._gathering or not self._free:
+            return await self._queued(command)
         link = self._free.pop()
+        self._gathering = True
+        try:
+            # Who asks in the same turn of the event loop goes along.
+            await asyncio.sleep(0)
+        except BaseException:
+            self._pass_on(link)
+            raise
+        finally:
+            self._gathering = False
+        if self._waiting:
+            response = self._queued(command)
+            self._pass_on(link)
+            return await response
         try:
             [response] = await self._exchange(link, [command])
         finally:
@@ -115,6 +128,12 @@ class RoundTrips:
             await asyncio.wait(self._senders)
         for link in self._links:
             await link.close()
+
+    def _queued(self, command: Command) -> "asyncio.Future[Any]":
+        """The response to come."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, future))
+        return future
 
     def _pass_on(self, link: Link) -> None:
         """The link to whoever waits, else to those who come."""
