@@ -1,7 +1,7 @@
 """Grouped round trips: commands of many sessions go to Redis together.
 
-A command is sent at once while a link is free; what is asked when none is leaves together as soon as one is.
-So one caller alone waits for nothing, many share the cost of a round trip, and with two links Redis works on one group
+What is asked in one turn of the event loop leaves together, at once while a link is free, else as soon as one is. So
+one caller alone waits for nothing, many share the cost of a round trip, and with two links Redis works on one group
 while the process makes up the next.
 """
 
@@ -69,8 +69,8 @@ class Link(Protocol):
 class RoundTrips:
     """Runs commands over links to the same Redis, on each link one group at a time of at most `max_group` commands.
 
-    Whoever finds a link free sends its own command; what is asked while none is goes in groups, by a task per link.
-    Commands that wait for each other's responses keep their order; others have none.
+    Whoever finds a link free and asks alone sends its own command. Groups are sent by tasks, so that a caller who goes
+    away takes nobody along. Commands that wait for each other's responses keep their order; others have none.
     """
 
     def __init__(self, links: Sequence[Link], *, max_group: int = 256) -> None:

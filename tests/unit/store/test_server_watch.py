@@ -39,3 +39,14 @@ def test_who_only_reads_need_not_care() -> None:
     watch.seen("one")
     watch.seen("two")
     watch.check()
+
+
+def test_who_is_still_connected_to_an_earlier_server_is_told() -> None:
+    """Several links share a watch: one that noticed nothing must not go on writing to a master that was replaced."""
+    watch = ServerWatch(strict=True)
+    watch.seen("one")
+    assert watch.is_newest("one")
+    watch.seen("two")
+    watch.accept()
+    assert not watch.is_newest("one")
+    assert watch.is_newest("two")
