@@ -122,7 +122,7 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
         message_count=session.message_count + (message is not None) + counted,
         escalated=session.escalated if changes.escalated is None else changes.escalated,
         claimed=session.claimed if changes.claimed is None else changes.claimed,
-        metadata=metadata_after(session.metadata, changes),
+        metadata=metadata_after(session, changes),
         request_id=event.inbound_id,
         fingerprint_hash=changes.fingerprint_hash or session.fingerprint_hash,
         created_at=session.created_at,
@@ -134,8 +134,9 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
     )
 
 
-def metadata_after(metadata: dict[str, Scalar], changes: Changes) -> dict[str, Scalar]:
-    """`metadata` with what `changes` merges into it, and then with what it counts."""
+def metadata_after(session: SessionData | None, changes: Changes) -> dict[str, Scalar]:
+    """The session's metadata with what `changes` merges into it, and then with what it counts."""
+    metadata = session.metadata if session is not None else {}
     if changes.metadata:
         metadata = merge_patch(metadata, changes.metadata)
     if changes.counters:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, number
+from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, metadata_after, number
 from schemas.identity import turn_id
 from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar, is_too_large
 from schemas.publishing import Publisher, PublishError
@@ -130,10 +130,9 @@ class DirectSessions:
         return True
 
     def _updated(self, session_id: str, before: SessionData | None, changes: Changes) -> SessionUpdated:
-        after = SessionUpdated(**self._fields(session_id, before), changes=changes)
-        if is_too_large(evolve(before, after).metadata):
+        if is_too_large(metadata_after(before, changes)):
             raise ValueError(f"a session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON")
-        return after
+        return SessionUpdated(**self._fields(session_id, before), changes=changes)
 
     def _fields(self, session_id: str, before: SessionData | None) -> dict[str, Any]:
         now_ms, completed_at = self._now()

@@ -152,8 +152,7 @@ def effective(changes: Changes, session: SessionData | None) -> Changes:
     Raises:
         PermanentError: the session's metadata would become too large.
     """
-    metadata = {} if session is None or session.deleted else session.metadata
-    if (changes.metadata or changes.counters) and is_too_large(metadata_after(metadata, changes)):
+    if (changes.metadata or changes.counters) and is_too_large(metadata_after(session, changes)):
         raise PermanentError(
             "metadata_too_large", f"A session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON."
         )
