@@ -26,11 +26,6 @@ class _Waiter:
         return None
 
 
-def _may_be_tried_again(fact: ReplyEvent) -> bool:
-    """Such a failure is no answer to the message that tries it."""
-    return isinstance(fact, TurnFailed) and fact.redrivable
-
-
 class Facts:
     """Publishes an event and waits for what a worker made of it."""
 
@@ -51,8 +46,11 @@ class Facts:
         try:
             # A repeated request: its answer may have been given long ago and won't come again.
             for arrival in reversed(await arrivals_after(self._store, event.session_id, 0)):
-                if arrival.inbound_id == event.id and not _may_be_tried_again(arrival.event()):
-                    waiter.arrived(arrival)
+                if arrival.inbound_id == event.id:
+                    fact = arrival.event()
+                    # A failure that may be tried again is no answer to the message that tries it.
+                    if not (isinstance(fact, TurnFailed) and fact.redrivable):
+                        return fact
             if not waiter.fact.done():
                 await self._inbound.publish(event)
             async with asyncio.timeout(wait_seconds):
