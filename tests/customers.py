@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -44,6 +44,10 @@ class Customer:
     welcome: Frame
     frames: list[Frame] = field(default_factory=list)
     _came: asyncio.Event = field(default_factory=asyncio.Event)
+    _taken: int = 0
+    """How many of `frames` `take_sequenced` has looked at."""
+    _noticed: int = 0
+    """How many there were when `anything` returned last."""
     _reader: asyncio.Task[None] | None = None
 
     @classmethod
@@ -83,6 +87,25 @@ class Customer:
     def sequenced(self) -> list[Frame]:
         """Everything with a place in the session that this socket was shown, in order."""
         return [frame for frame in (*self.welcome["missed"], *self.frames) if frame.get("seq") is not None]
+
+    def take_sequenced(self) -> list[Frame]:
+        """What of `frames` has a place in the session and has come since this was asked last."""
+        fresh = [frame for frame in self.frames[self._taken :] if frame.get("seq") is not None]
+        self._taken = len(self.frames)
+        return fresh
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection ended."""
+        return self._reader is None or self._reader.done()
+
+    async def anything(self, within_s: float) -> None:
+        """Returns when there are more frames than when it returned last, when the connection ended, or in time."""
+        if len(self.frames) == self._noticed and not self.gone:
+            self._came.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), within_s)
+        self._noticed = len(self.frames)
 
     @property
     def position(self) -> tuple[int, int]:

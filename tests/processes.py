@@ -73,6 +73,8 @@ class Pipeline:
     directory: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     """Environment variables for every process and command of this pipeline."""
+    program: tuple[str, ...] = SUPPORTSTREAM
+    """What is started as ingress or worker."""
     run_id: str = field(default_factory=lambda: secrets.token_hex(5))
     token_secret: str = field(default_factory=lambda: secrets.token_hex(32))
     _started: list[Process] = field(default_factory=list)
@@ -129,10 +131,14 @@ class Pipeline:
         for process in self._started:
             if process.server.running:
                 process.server.wait_ready(process.is_ready, READY_WITHIN_S)
-        workers = [process for process in self._started if is_worker(process) and process.server.running]
-        if workers:
+        if workers := self.workers:
             wait_until(lambda: self._shared(workers), "the workers share the partitions", READY_WITHIN_S)
         return self
+
+    @property
+    def workers(self) -> list[Process]:
+        """Those that run."""
+        return [process for process in self._started if is_worker(process) and process.server.running]
 
     def stop(self) -> None:
         for process in reversed(self._started):
@@ -148,7 +154,7 @@ class Pipeline:
     def _start(self, kind: str, port: int, environment: Mapping[str, str]) -> Process:
         name = f"{kind}-{len(self._started) + 1}"
         log_path = self.directory / f"{self.run_id}-{name}.log"
-        server = ServerProcess(name, [*SUPPORTSTREAM, kind], log_path=log_path, env=environment)
+        server = ServerProcess(name, [*self.program, kind], log_path=log_path, env=environment)
         server.start()
         process = Process(server, port)
         self._started.append(process)

@@ -1,0 +1,148 @@
+"""One fault under traffic, and the verdict on it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+
+from ops.local.process import ServerProcess
+from tests.chaos.traffic import Traffic
+from tests.processes import Pipeline, Process
+
+ALL = "LDOURXC"
+SETTLED_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one fault did to the traffic that went through it."""
+
+    fault: str
+    messages: int
+    """Sent, or waiting for their answer, while it lasted."""
+    invariants: str
+    """Which were looked at and held."""
+    longest_wait_s: float
+    """Of any message in the whole run for its answer."""
+    suppressed: int
+    """Duplicates: records and replies that came again, and that no customer saw."""
+    fenced: int
+    """Writes that the store refused because a later owner had written, or the session had moved on."""
+    note: str = ""
+
+
+@dataclass
+class Ledger:
+    """The rows of a run."""
+
+    seed: int
+    rows: list[Row] = field(default_factory=list)
+
+    def to_json(self) -> bytes:
+        return orjson.dumps({"seed": self.seed, "rows": [asdict(row) for row in self.rows]}, option=orjson.OPT_INDENT_2)
+
+
+class Experiment:
+    """A pipeline under traffic, a fault, and what verify and the customers say of it afterwards."""
+
+    def __init__(self, name: str, pipeline: Pipeline, rng: random.Random, ledger: Ledger, customers: int) -> None:
+        self.name = name
+        self.pipeline = pipeline
+        self.rng = rng
+        self.traffic = Traffic(pipeline, rng, customers=customers)
+        self.note = ""
+        """What the report says of it beside the figures."""
+        self._ledger = ledger
+        self._windows: list[tuple[float, float]] = []
+        self._refused = 0.0
+
+    async def start(self, *, workers: Sequence[Process], ingresses: Sequence[Process], system: bool = True) -> None:
+        """Returns when all are ready and the first answers came."""
+        assert workers
+        await asyncio.to_thread(self.pipeline.ready)
+        await self.traffic.start(ingresses, system=system)
+
+    @asynccontextmanager
+    async def fault(self) -> AsyncIterator[None]:
+        """The fault lasts as long as the block. Several blocks count together."""
+        begin = time.monotonic()
+        yield
+        self._windows.append((begin, time.monotonic()))
+
+    @property
+    def messages_through(self) -> int:
+        return sum(any(said.open_between(*window) for window in self._windows) for said in self.traffic.said)
+
+    async def killed_itself(self, process: Process, within_s: float = 60.0) -> None:
+        """Returns when a process with a failpoint has reached it."""
+        deadline = time.monotonic() + within_s
+        while process.server.running:
+            self.traffic.raise_what_failed()
+            assert time.monotonic() < deadline, f"{process.server.name} never came to its failpoint"
+            await asyncio.sleep(0.02)
+        assert self.exit_code(process.server) == -9, f"{process.server.name} did not die of its failpoint"
+
+    @staticmethod
+    def exit_code(server: ServerProcess) -> int:
+        return server.stop()
+
+    def remember_refusals(self, worker: Process) -> float:
+        """Counts the writes that `worker` was refused so far; for one that is about to be ended."""
+        refused = refused_writes(worker)
+        self._refused += refused
+        return refused
+
+    async def finish(self, *, invariants: str = ALL, verify: Sequence[str] = ()) -> dict[str, Any]:
+        """Ends the traffic, then asks the checker and the customers; adds the row."""
+        assert self._windows, "there was no fault"
+        await self.traffic.stop()
+        found = await self.verify(*verify)
+        assert found["ok"], f"{self.name}: {broken(found)}"
+        assert not self.traffic.complaints, f"{self.name}: {self.traffic.complaints[:5]}"
+        assert self.messages_through > 0, f"{self.name}: no message went through the fault"
+        workers = [worker for worker in self.pipeline.workers if worker.is_ready()]
+        again = sum(worker.metric("supportstream_turn_seconds_count", outcome="duplicate") for worker in workers)
+        self._ledger.rows.append(
+            Row(
+                self.name,
+                self.messages_through,
+                invariants,
+                round(self.traffic.longest_wait(), 2),
+                int(again) + found["records"].get("published_again", 0),
+                int(self._refused + sum(map(refused_writes, workers))),
+                self.note,
+            )
+        )
+        return found
+
+    async def verify(self, *arguments: str) -> dict[str, Any]:
+        """What `supportstream verify` says, once everything is done."""
+        done = await asyncio.to_thread(
+            self.pipeline.run, "verify", "--json", "--wait", f"{SETTLED_WITHIN_S:g}", *arguments
+        )
+        assert done.stdout, done.stderr
+        found: dict[str, Any] = orjson.loads(done.stdout)
+        return found
+
+
+def refused_writes(worker: Process) -> float:
+    """How many the store refused this worker: by its fence, or because the session had moved on."""
+    try:
+        return worker.metric("supportstream_fenced_writes_total") + worker.metric("supportstream_stale_writes_total")
+    except httpx.HTTPError:
+        return 0.0
+
+
+def broken(found: dict[str, Any]) -> dict[str, Any]:
+    """The breaches in a report, the first of each invariant."""
+    return {
+        name: {"count": each["count"], "first": each["first"][:3]}
+        for name, each in found["breaches"].items()
+        if each["count"]
+    }
