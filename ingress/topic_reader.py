@@ -1,7 +1,7 @@
 """The reader of the reply or delta topic: every ingress process reads all partitions, for any may hold the socket."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -11,38 +11,55 @@ log = structlog.get_logger(__name__)
 
 Deliver = Callable[[bytes | None, bytes | None], None]
 """Takes a record's key and value without waiting."""
+Offsets = Callable[[AIOKafkaConsumer, list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
 class TopicReader:
-    """Reads from the end of the topic as it was at `start`: what was before, the store has."""
+    """Reads from the end of the topic as it was at `start`: what was before, the store has. Partitions that are added
+    later are read from their beginning."""
 
     def __init__(self, make_consumer: Callable[[], AIOKafkaConsumer], topic: str, deliver: Deliver) -> None:
+        self.topic = topic
         self._make_consumer = make_consumer
-        self._topic = topic
         self._deliver = deliver
-        self._consumer: AIOKafkaConsumer | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._partitions = 0
+        self._readers: list[tuple[AIOKafkaConsumer, asyncio.Task[None]]] = []
 
     async def start(self, partitions: int) -> None:
         """Returns when every record that is published from now on will be delivered. Raises KafkaError."""
-        self._consumer = consumer = self._make_consumer()
-        await consumer.start()
-        places = [TopicPartition(self._topic, partition) for partition in range(partitions)]
-        consumer.assign(places)
-        for place, offset in (await consumer.end_offsets(places)).items():
-            consumer.seek(place, offset)
-        self._task = asyncio.create_task(self._read(consumer), name=f"read {self._topic}")
+        await self._read_from(range(partitions), AIOKafkaConsumer.end_offsets)
+
+    async def extend(self, partitions: int) -> None:
+        """The topic has so many partitions now. Raises KafkaError; then it is to be called again."""
+        if partitions > self._partitions:
+            log.info("partitions_added", topic=self.topic, before=self._partitions, now=partitions)
+            # Another consumer: to assign more to the first would lose its place.
+            await self._read_from(range(self._partitions, partitions), AIOKafkaConsumer.beginning_offsets)
 
     @property
     def running(self) -> bool:
-        return self._task is not None and not self._task.done()
+        return bool(self._readers) and not any(task.done() for _, task in self._readers)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        if self._consumer is not None:
-            await self._consumer.stop()
+        for _, task in self._readers:
+            task.cancel()
+            await asyncio.wait([task])
+        for consumer, _ in self._readers:
+            await consumer.stop()
+
+    async def _read_from(self, partitions: range, offsets_of: Offsets) -> None:
+        consumer = self._make_consumer()
+        try:
+            await consumer.start()
+            places = [TopicPartition(self.topic, partition) for partition in partitions]
+            consumer.assign(places)
+            for place, offset in (await offsets_of(consumer, places)).items():
+                consumer.seek(place, offset)
+        except BaseException:
+            await consumer.stop()
+            raise
+        self._partitions = partitions.stop
+        self._readers.append((consumer, asyncio.create_task(self._read(consumer), name=f"read {self.topic}")))
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         while True:
@@ -50,7 +67,7 @@ class TopicReader:
                 batches = await consumer.getmany(timeout_ms=60_000, max_records=2_000)
             except KafkaError as error:
                 # Brokers come back; positions are kept, so nothing is missed.
-                log.warning("reader_waits", topic=self._topic, error=str(error) or type(error).__name__)
+                log.warning("reader_waits", topic=self.topic, error=str(error) or type(error).__name__)
                 await asyncio.sleep(1.0)
                 continue
             for records in batches.values():

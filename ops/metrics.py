@@ -55,6 +55,11 @@ class Metrics:
         self._republished = Counter(
             "supportstream_republished_replies", "Stored replies published again.", registry=registry
         )
+        self._lost = Counter(
+            "supportstream_records_lost",
+            "Inbound records that retention removed before a worker read them.",
+            registry=registry,
+        )
         self._forgot = Counter(
             "supportstream_store_losses",
             "Times the store was seen to have lost writes, by sign.",
@@ -126,6 +131,9 @@ class Metrics:
 
     def republished(self) -> None:
         self._republished.inc()
+
+    def records_lost(self, count: int) -> None:
+        self._lost.inc(count)
 
     def store_forgot(self, sign: str) -> None:
         self._forgot.labels(sign).inc()

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """False only for a broker that knows no idempotent producers, like the one that `dev` embeds: a retried send may
     then be in the log twice, and is recognised by its id."""
     kafka_send_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    kafka_metadata_max_age_seconds: Annotated[float, Field(ge=0.1)] = 10.0
+    """How soon a process notices partitions that were added."""
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "support."
     topic_partitions: Annotated[int, Field(ge=1, le=10_000)] = 12
     topic_replication_factor: Annotated[int, Field(ge=-1, le=9)] = -1

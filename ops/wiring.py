@@ -1,10 +1,10 @@
 """The composition root: from settings to the parts of a process. Nothing else constructs across packages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from ingress.access import SessionAccess
@@ -13,10 +13,13 @@ from ingress.delivery import Delivery
 from ingress.edge import Edge
 from ingress.facts import Facts
 from ingress.fingerprints import Fingerprints
+from ingress.growth import Growth
+from ingress.homes import Homes
 from ingress.inbound import InboundPublisher
 from ingress.origins import OriginPolicy
 from ingress.socket import SocketParts, SocketSettings
 from ingress.tokens import SessionTokens
+from ingress.topic_reader import TopicReader
 from ops.errors import UsageError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.publisher import KafkaPublisher
@@ -39,7 +42,9 @@ from workers.clock import utc_now, utc_now_rfc3339
 from workers.dead_letters import DeadLetters
 from workers.dispatch import Dispatcher, DispatchSettings
 from workers.generation.protocol import Generator, Retriever
+from workers.incarnations import Incarnations
 from workers.marks import ReplyMarks
+from workers.records import Partition
 from workers.recovery import ResilientTurns, RetrySettings
 from workers.repair import StoreRepair
 from workers.rights import Consumer
@@ -195,6 +200,7 @@ def worker_parts(
         ttl_seconds=settings.session_l1_cache_ttl_seconds,
     )
     cancellations = Cancellations()
+    incarnations = Incarnations(store)
     marks = ReplyMarks(topics.inbound)
     turns = TurnProcessor(
         TurnParts(
@@ -210,6 +216,12 @@ def worker_parts(
             lock_everything=settings.ordering == "lock",
         )
     )
+
+    async def learn_partitions(assigned: Iterable[Partition]) -> None:
+        # The broker that is asked may know less than the one that divided the partitions.
+        known = 1 + max((each.partition for each in assigned if each.topic == topics.inbound), default=-1)
+        turns.partitions = max(known, await kafka.partitions_of(topics.inbound))
+
     resilient = ResilientTurns(
         turns, DeadLetters(kafka, topics.dlq), observer, RetrySettings(attempts=settings.turn_attempts)
     )
@@ -224,9 +236,14 @@ def worker_parts(
             lambda: connection.reader(auto_offset_reset="earliest"),
             inbound_topic=topics.inbound,
             reply_topic=topics.replies,
+            partitions=lambda: turns.partitions,
+            incarnations=incarnations,
             observer=observer,
         ),
         marks=marks,
+        incarnations=incarnations,
+        learn_partitions=learn_partitions,
+        observer=observer,
         settings=DispatchSettings(
             concurrency=settings.worker_concurrency,
             max_open_per_partition=settings.worker_max_open_per_partition,
@@ -245,6 +262,7 @@ def group_settings(settings: Settings, connection: KafkaConnection) -> GroupSett
         session_timeout_ms=settings.worker_session_timeout_ms,
         heartbeat_interval_ms=max(300, settings.worker_session_timeout_ms // 4),
         fetch_max_wait_ms=connection.fetch_arguments()["fetch_max_wait_ms"],
+        metadata_max_age_ms=int(settings.kafka_metadata_max_age_seconds * 1000),
         security=_faststream_security(connection),
     )
 
@@ -265,6 +283,7 @@ class EdgeSide:
     """The ingress without its HTTP shell."""
 
     edge: Edge
+    homes: Homes
     access: SessionAccess
     facts: Facts
     delivery: Delivery
@@ -282,7 +301,8 @@ def edge_side(
     )
     reads = CachedReads(store, cache)
     delivery = Delivery(reads.forget)
-    inbound = InboundPublisher(kafka, topic_names(settings), partitions, utc_now_rfc3339, metrics.inbound_accepted)
+    homes = Homes(partitions)
+    inbound = InboundPublisher(kafka, topic_names(settings), homes, utc_now_rfc3339, metrics.inbound_accepted)
     facts = Facts(inbound, delivery, reads)
     tokens = SessionTokens(settings.signing_secret(), ttl_seconds=settings.token_ttl_seconds)
     fingerprints = Fingerprints(settings.fingerprinting, TrustedProxies(settings.trusted_proxies), reads, metrics)
@@ -299,7 +319,45 @@ def edge_side(
         ),
         origins,
     )
-    return EdgeSide(edge, access, facts, delivery, origins, reads, cache)
+    return EdgeSide(edge, homes, access, facts, delivery, origins, reads, cache)
+
+
+def growth(
+    settings: Settings,
+    connection: KafkaConnection,
+    *,
+    store: SessionStore,
+    kafka: KafkaPublisher,
+    homes: Homes,
+    readers: Sequence[TopicReader],
+) -> Growth:
+    """Follows the topics when partitions are added."""
+    inbound = topic_names(settings).inbound
+    incarnations = Incarnations(store)
+
+    async def log_ends(count: int) -> Mapping[int, int]:
+        consumer = connection.reader()
+        try:
+            await consumer.start()
+            ends = await consumer.end_offsets([TopicPartition(inbound, number) for number in range(count)])
+            return {place.partition: offset for place, offset in ends.items()}
+        finally:
+            await consumer.stop()
+
+    async def done_below(count: int) -> Mapping[int, int]:
+        await incarnations.learn([inbound])
+        keys = {f"{incarnations.name(inbound)}:{number}": number for number in range(count)}
+        return {keys[key]: offset for key, offset in (await store.progress(list(keys))).items()}
+
+    return Growth(
+        inbound_topic=inbound,
+        homes=homes,
+        readers=readers,
+        count=kafka.partitions_of,
+        log_ends=log_ends,
+        done_below=done_below,
+        interval=settings.kafka_metadata_max_age_seconds,
+    )
 
 
 def knowledge_consumer(connection: KafkaConnection) -> Callable[[], AIOKafkaConsumer]:

@@ -103,8 +103,10 @@ class Customer:
         """Returns when there are more frames than when it returned last, when the connection ended, or in time."""
         if len(self.frames) == self._noticed and not self.gone:
             self._came.clear()
+            # Not wait_for: in 3.11 it may swallow a cancellation.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), within_s)
+                async with asyncio.timeout(within_s):
+                    await self._came.wait()
         self._noticed = len(self.frames)
 
     @property

@@ -5,7 +5,7 @@ hands the raw batch on; commits, pauses and seeks go straight to the aiokafka co
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,8 @@ class GroupSettings:
     rebalance_timeout_ms: int = 60_000
     max_poll_interval_ms: int = 300_000
     fetch_max_wait_ms: int = 500
+    metadata_max_age_ms: int = 10_000
+    """How soon added partitions are noticed, and divided among the members."""
     max_records: int = 1_000
     security: BaseSecurity | None = None
     connection: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +68,10 @@ class SubscribedConsumer:
             offset = (await self._consumer.beginning_offsets([place]))[place]
         self._consumer.seek(place, offset)
 
+    async def log_begin(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        begins = await self._consumer.beginning_offsets([TopicPartition(*partition) for partition in partitions])
+        return {Partition(*place): offset for place, offset in begins.items()}
+
     async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         ends = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
         return {Partition(*place): offset for place, offset in ends.items()}
@@ -89,15 +95,13 @@ class SubscribedConsumer:
 class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Tells the dispatcher what it owns. The callbacks return soon: heartbeats pause while they run."""
 
-    def __init__(self, dispatcher: Dispatcher, before_assignment: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._before_assignment = before_assignment
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         await self._dispatcher.revoked(Partition(*place) for place in revoked)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        await self._before_assignment()
         await self._dispatcher.assigned(Partition(*place) for place in assigned)
 
 
@@ -106,6 +110,7 @@ def broker_for(settings: GroupSettings) -> KafkaBroker:
     return KafkaBroker(
         settings.bootstrap_servers,
         client_id=settings.client_id,
+        metadata_max_age_ms=settings.metadata_max_age_ms,
         consumer_only=True,
         allow_auto_create_topics=False,
         apply_types=False,
@@ -127,7 +132,7 @@ class WorkerApp:
         self.consumer = SubscribedConsumer(lambda: self._subscriber.consumer if self._subscriber else None)
         self.app = FastStream(self._broker, logger=None)
 
-    async def start(self, dispatcher: Dispatcher, before_assignment: Callable[[], Awaitable[None]]) -> None:
+    async def start(self, dispatcher: Dispatcher) -> None:
         """Joins the group and begins to take records."""
         self._dispatcher = dispatcher
         settings = self._settings
@@ -145,7 +150,7 @@ class WorkerApp:
             fetch_max_wait_ms=settings.fetch_max_wait_ms,
             max_records=settings.max_records,
             batch_timeout_ms=NEVER_MS,
-            listener=Rebalances(dispatcher, before_assignment),
+            listener=Rebalances(dispatcher),
             parser=_undecoded,
             decoder=_raw,
             no_reply=True,

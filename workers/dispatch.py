@@ -15,10 +15,12 @@ from store.protocol import SessionStore
 from workers.cancellations import Cancellations
 from workers.commits import CommitTracker
 from workers.errors import NotOwner, StoreForgot
+from workers.incarnations import Incarnations
 from workers.lanes import Lanes, Work
 from workers.marks import ReplyMarks
+from workers.observer import Observer
 from workers.records import Assignment, KafkaRecord, Partition, Taken, take
-from workers.rights import Consumer, Repair, Rights
+from workers.rights import Consumer, LearnPartitions, Repair, Rights
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +59,9 @@ class Dispatcher:
         consumer: Consumer,
         repair: Repair,
         marks: ReplyMarks,
+        incarnations: Incarnations,
+        learn_partitions: LearnPartitions,
+        observer: Observer,
         settings: DispatchSettings,
     ) -> None:
         self._run_turn = run_turn
@@ -66,7 +71,9 @@ class Dispatcher:
         self._consumer = consumer
         self._repair = repair
         self._marks = marks
-        self._rights = Rights(store, consumer, repair)
+        self._observer = observer
+        self._incarnations = incarnations
+        self._rights = Rights(store, consumer, repair, incarnations, learn_partitions)
         self._settings = settings
         self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
         self._commits: CommitTracker[Partition] = CommitTracker()
@@ -76,6 +83,7 @@ class Dispatcher:
         self._revoking: set[Partition] = set()
         """Partitions that are drained; what still comes in from them is left to whoever is next."""
         self._paused: set[Partition] = set()
+        self._checking: set[asyncio.Task[None]] = set()
         self._tasks: dict[LaneWork, asyncio.Task[None]] = {}
         self._preparing: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
@@ -118,6 +126,8 @@ class Dispatcher:
             if assignment is None or partition in self._revoking:
                 self._unready.add(partition)
                 continue
+            if record.offset > (expected := self._commits.next_offset(partition) or record.offset):
+                self._check_soon(partition, expected, record.offset)
             self._commits.taken(partition, record.offset)
             if record.offset < assignment.done_below:
                 self._commits.done(partition, record.offset)
@@ -190,9 +200,9 @@ class Dispatcher:
             offsets = self._commits.committable()
             if not offsets:
                 return
-            progress = {str(partition): offset for partition, offset in offsets.items()}
+            progress = {self._assignments[partition].progress_key: offset for partition, offset in offsets.items()}
             try:
-                await self._store.save_progress(progress | self._marks.take(self._assignments))
+                await self._store.save_progress(progress | self._marks.take(self._assignments, self._incarnations.name))
                 await self._consumer.commit(offsets)
             except StoreReplaced:
                 self._distrust_store("server_replaced")
@@ -213,7 +223,35 @@ class Dispatcher:
     async def stop(self) -> None:
         """Drains and commits everything; nothing is accepted afterwards."""
         self._stopped = True
+        for task in self._checking:
+            task.cancel()
         await self.revoked(self._assignments.keys() | self._unready)
+
+    def _check_soon(self, partition: Partition, expected: int, found: int) -> None:
+        """Records between two that were read are not in the log. Transaction markers are none's loss; what retention
+        removed before it was read is."""
+        task = asyncio.create_task(self._check_gap(partition, expected, found), name="check-gap")
+        self._checking.add(task)
+        task.add_done_callback(self._checking.discard)
+
+    async def _check_gap(self, partition: Partition, expected: int, found: int) -> None:
+        try:
+            begin = (await self._consumer.log_begin([partition]))[partition]
+        except KafkaError as error:
+            log.warning("gap_not_checked", partition=str(partition), offset=expected, error=str(error))
+            return
+        if begin > expected:
+            self._lost(partition, expected, min(begin, found))
+
+    def _lost(self, partition: Partition, begin: int, end: int) -> None:
+        log.error(
+            "records_lost_to_retention",
+            partition=str(partition),
+            first_offset=begin,
+            count=end - begin,
+            hint="They were removed before a worker read them: raise retention.ms, or add workers.",
+        )
+        self._observer.records_lost(end - begin)
 
     def _prepare_soon(self, preparation: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(preparation, name="prepare-assignment")
@@ -231,10 +269,14 @@ class Dispatcher:
         for partition, reason in granted.refused.items():
             self.refused[partition] = reason
             log.error("partition_refused", partition=str(partition), reason=reason)
+        for partition, (begin, end) in granted.lost.items():
+            self._lost(partition, begin, end)
         for partition, done_below in granted.done_below.items():
             self._generation += 1
             self._commits.assign(partition)
-            self._assignments[partition] = Assignment(partition, self._generation, granted.fence, done_below)
+            self._assignments[partition] = Assignment(
+                partition, self._generation, granted.fence, done_below, granted.logs[partition.topic]
+            )
             self._consumer.resume(partition)
         log.info("partitions_ready", count=len(granted.done_below), fence=granted.fence.token)
 
@@ -288,12 +330,13 @@ class Dispatcher:
             return
         log.warning("write_fenced", partition=str(work.partition), session_id=error.session_id)
         unfinished_from = self._commits.unfinished_from(work.partition)
+        assignment = self._assignments[work.partition]
         self._forsake(work.partition)
-        self._prepare_soon(self._reclaim(work.partition, unfinished_from))
+        self._prepare_soon(self._reclaim(assignment, unfinished_from))
 
-    async def _reclaim(self, partition: Partition, unfinished_from: int) -> None:
-        if await self._rights.reclaim(partition, unfinished_from):
-            await self._prepare([partition])
+    async def _reclaim(self, assignment: Assignment, unfinished_from: int) -> None:
+        if await self._rights.reclaim(assignment, unfinished_from):
+            await self._prepare([assignment.partition])
 
     def _distrust_store(self, sign: str) -> None:
         """The store may have lost writes: nothing more is done in any partition before it is repaired."""

@@ -28,3 +28,13 @@ class NotOwner(WorkerError):
         super().__init__(f"session {session_id} was written under the later fence {token}")
         self.session_id = session_id
         self.token = token
+
+
+class LogCut(Exception):
+    """A topic ends below what the store has of it: it was created again, or lost its end. A person must decide."""
+
+    def __init__(self, topic: str, partition: int, end: int, below: int) -> None:
+        super().__init__(
+            f"{topic}:{partition} ends at {end}, but records up to {below} were applied: the topic was created again, "
+            f"or lost its end. What to do: supportstream topics adopt {topic}"
+        )

@@ -5,7 +5,7 @@ has the turns of all records before it, whoever wrote them. That offset is saved
 if it loses writes, it loses the later marks with them, and the mark that is left says where to read on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from schemas.publishing import Position
 from workers.records import Partition
@@ -24,9 +24,9 @@ class ReplyMarks:
         if position.offset >= self._marks.get(place, 0):
             self._marks[place] = position.offset + 1
 
-    def take(self, owned: Iterable[Partition]) -> dict[str, int]:
-        """Marks that moved since they were taken last, by `topic:partition`; only of homes that are `owned`. Those of
-        others are moved by who repairs them."""
+    def take(self, owned: Iterable[Partition], name: Callable[[str], str]) -> dict[str, int]:
+        """Marks that moved since they were taken last, by `topic:partition`, the topic under its `name`; only of homes
+        that are `owned`. Those of others are moved by who repairs them."""
         homes = {partition.partition for partition in owned if partition.topic == self._inbound_topic}
         marks, self._marks = self._marks, {}
-        return {f"{topic}:{number}": offset for (topic, number), offset in marks.items() if number in homes}
+        return {f"{name(topic)}:{number}": offset for (topic, number), offset in marks.items() if number in homes}

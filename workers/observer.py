@@ -23,6 +23,10 @@ class Observer(Protocol):
 
     def republished(self) -> None: ...
 
+    def records_lost(self, count: int) -> None:
+        """Retention removed inbound records before a worker read them."""
+        ...
+
 
 class SilentObserver:
     """Tells nobody."""
@@ -40,3 +44,5 @@ class SilentObserver:
     def dead_letter(self, reason: str) -> None: ...
 
     def republished(self) -> None: ...
+
+    def records_lost(self, count: int) -> None: ...

@@ -61,6 +61,13 @@ class Assignment:
     fence: Fence
     done_below: int
     """All records below this offset were done before, as the store says."""
+    log: str
+    """The life of the topic that its offsets belong to (`workers.incarnations`)."""
+
+    @property
+    def progress_key(self) -> str:
+        """What the store keeps the partition's progress under."""
+        return f"{self.log}:{self.partition.partition}"
 
 
 @frozen()
@@ -86,12 +93,12 @@ class Taken:
 
 def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     """Decodes `record`; never raises for what is in it."""
-    source = Source(topic=record.topic, partition=record.partition, offset=record.offset)
+    source = Source(topic=assignment.log, partition=record.partition, offset=record.offset)
     if isinstance(record, UnreadableRecord):
         unreadable = InvalidRecord("unreadable", f"The Kafka client can't decode the record: {record.error}")
         return Taken(record, assignment, now, None, None, unreadable, source)
     try:
-        event = decode_inbound(record.value, record.key, record.topic, record.partition, record.offset)
+        event = decode_inbound(record.value, record.key, assignment.log, record.partition, record.offset)
     except InvalidRecord as error:
         return Taken(record, assignment, now, error.session_id or _session_of_key(record.key), None, error, source)
     return Taken(record, assignment, now, event.session_id, event, None, source)

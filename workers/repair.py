@@ -17,9 +17,12 @@ from pydantic import ValidationError
 
 from schemas.errors import SequenceGap
 from schemas.fold import evolve
+from schemas.partition import home_partition
 from schemas.replies import ReplyEvent, SessionDeleted, decode_reply
 from schemas.session import RECENT_EVENTS, SessionData
 from store.protocol import Fence, SessionStore
+from workers.errors import LogCut
+from workers.incarnations import Incarnations
 from workers.records import Partition
 
 log = structlog.get_logger(__name__)
@@ -42,9 +45,20 @@ class _Rebuilt:
     events: deque[bytes]
     event_id: str = ""
     changed: bool = False
+    held: dict[tuple[int, int], tuple[ReplyEvent, bytes]] = field(default_factory=dict)
+    """Events, by epoch and seq, that follow nothing yet: what is before them was not read, or lies in another
+    partition."""
 
     def take(self, event: ReplyEvent, value: bytes) -> None:
-        """Raises SequenceGap."""
+        self.held[event.epoch, event.seq] = (event, value)
+        for place in sorted(self.held):
+            try:
+                self._apply(*self.held[place])
+            except SequenceGap:
+                return
+            del self.held[place]
+
+    def _apply(self, event: ReplyEvent, value: bytes) -> None:
         after = evolve(self.session, event)
         if after is self.session:
             return
@@ -52,15 +66,6 @@ class _Rebuilt:
             self.events.clear()
         self.events.append(value)
         self.session, self.event_id, self.changed = after, event.id, True
-
-
-@dataclass(slots=True)
-class _Pass:
-    """One reading of partitions."""
-
-    rebuilt: dict[str, _Rebuilt] = field(default_factory=dict)
-    gaps: set[int] = field(default_factory=set)
-    """Partitions with a session whose earlier events are before where the reading began."""
 
 
 class StoreRepair:
@@ -73,13 +78,18 @@ class StoreRepair:
         *,
         inbound_topic: str,
         reply_topic: str,
+        partitions: Callable[[], int],
+        incarnations: Incarnations,
         observer: RepairObserver,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`partitions` tells how many the inbound topic has now."""
         self._store = store
         self._make_consumer = make_consumer
         self._inbound_topic = inbound_topic
         self._reply_topic = reply_topic
+        self._partitions = partitions
+        self._incarnations = incarnations
         self._observer = observer
         self._clock = clock
 
@@ -92,78 +102,114 @@ class StoreRepair:
 
         Raises:
             StoreUnavailable, StoreReplaced, KafkaError: again, later; it may have been done in part.
+            LogCut: the reply topic lacks what was in it.
         """
-        numbers = sorted(p.partition for p in partitions if p.topic == self._inbound_topic)
-        if not numbers:
+        homes = {p.partition for p in partitions if p.topic == self._inbound_topic}
+        if not homes:
             return
-        marks = await self._store.progress([self._mark(number) for number in numbers])
+        await self._incarnations.learn([self._reply_topic])
+        # Since partitions were added, sessions of these homes have events elsewhere; so all partitions are looked at.
+        # What others own is read up to a second's worth again, unless the store lost everything.
         consumer = self._make_consumer()
         try:
             await consumer.start()
-            places = [TopicPartition(self._reply_topic, number) for number in numbers]
-            begins = {place.partition: offset for place, offset in (await consumer.beginning_offsets(places)).items()}
-            ends = {place.partition: offset for place, offset in (await consumer.end_offsets(places)).items()}
-            starts = {number: max(begins[number], marks.get(self._mark(number), 0)) for number in numbers}
-            found = await self._read(consumer, starts, ends)
-            if again := {number: begins[number] for number in found.gaps if begins[number] < starts[number]}:
+            begins, ends = await self._bounds(consumer)
+            marks = await self._store.progress([self._mark(number) for number in ends])
+            for number in homes & ends.keys():
+                if ends[number] < (mark := marks.get(self._mark(number), 0)):
+                    raise LogCut(self._reply_topic, number, ends[number], mark)
+            starts = {number: max(begins[number], marks.get(self._mark(number), 0)) for number in ends}
+            rebuilt: dict[str, _Rebuilt] = {}
+            await self._read(consumer, starts, ends, homes, rebuilt)
+            if lacking := {session_id for session_id, each in rebuilt.items() if each.held}:
                 # The store lost whole sessions: only their beginnings can bring them back.
-                found.rebuilt.update((await self._read(consumer, again, ends)).rebuilt)
+                await self._read(consumer, begins, ends, homes, rebuilt, only=lacking)
         finally:
             await consumer.stop()
-        restored = await self._restore(found, fence)
-        await self._store.save_progress({self._mark(number): end for number, end in ends.items()})
+        restored = await self._restore(rebuilt, fence)
+        await self._store.save_progress({self._mark(number): ends[number] for number in homes if number in ends})
         if restored:
-            log.warning("sessions_restored", count=restored, partitions=len(numbers))
+            log.warning("sessions_restored", count=restored, partitions=len(homes))
             self._observer.sessions_restored(restored)
 
-    async def _read(self, consumer: AIOKafkaConsumer, starts: dict[int, int], ends: dict[int, int]) -> _Pass:
-        """Folds the records between `starts` and `ends`, per partition."""
-        found = _Pass()
+    async def _bounds(self, consumer: AIOKafkaConsumer) -> tuple[dict[int, int], dict[int, int]]:
+        """Where each reply partition begins and ends."""
+        places = [TopicPartition(self._reply_topic, number) for number in range(self._partitions())]
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        return _by_number(begins), _by_number(ends)
+
+    async def _read(
+        self,
+        consumer: AIOKafkaConsumer,
+        starts: dict[int, int],
+        ends: dict[int, int],
+        homes: set[int],
+        rebuilt: dict[str, _Rebuilt],
+        only: set[str] | None = None,
+    ) -> None:
+        """Folds the records between `starts` and `ends` of sessions at home in `homes`; of these sessions `only`."""
         open_places = {TopicPartition(self._reply_topic, n): ends[n] for n, start in starts.items() if start < ends[n]}
+        if not open_places:
+            return
         consumer.assign(list(open_places))
         for place in open_places:
             consumer.seek(place, starts[place.partition])
         while open_places:
             batches = await consumer.getmany(*open_places, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS)
-            await self._fold([record for records in batches.values() for record in records], found)
+            records = [record for batch in batches.values() for record in batch]
+            await self._fold([record for record in records if self._is_meant(record, homes, only)], rebuilt)
             for place, end in list(open_places.items()):
                 if await consumer.position(place) >= end:
                     del open_places[place]
-        return found
 
-    async def _fold(self, records: list[Any], found: _Pass) -> None:
-        events: list[tuple[int, ReplyEvent, bytes]] = []
+    def _is_meant(self, record: Any, homes: set[int], only: set[str] | None) -> bool:
+        """By its key, which is cheap to read; a record without a readable one is nobody's."""
+        try:
+            session_id = (record.key or b"").decode()
+        except UnicodeDecodeError:
+            return False
+        if only is not None:
+            return session_id in only
+        return home_partition(session_id, self._partitions()) in homes
+
+    async def _fold(self, records: list[Any], rebuilt: dict[str, _Rebuilt]) -> None:
+        events: list[tuple[ReplyEvent, bytes]] = []
         for record in records:
             try:
-                events.append((record.partition, decode_reply(record.value or b""), record.value))
+                events.append((decode_reply(record.value or b""), record.value))
             except ValidationError as error:
                 log.error("reply_unreadable", partition=record.partition, offset=record.offset, error=str(error))
-        for session_id in {event.session_id for _, event, _ in events} - found.rebuilt.keys():
-            found.rebuilt[session_id] = await self._stored(session_id)
-        for partition, event, value in events:
-            try:
-                found.rebuilt[event.session_id].take(event, value)
-            except SequenceGap:
-                found.gaps.add(partition)
+        for session_id in {event.session_id for event, _ in events} - rebuilt.keys():
+            rebuilt[session_id] = await self._stored(session_id)
+        for event, value in events:
+            rebuilt[event.session_id].take(event, value)
+            if event.source is not None:
+                self._incarnations.seen(event.source.topic)
 
     async def _stored(self, session_id: str) -> _Rebuilt:
         stored = await self._store.load(session_id)
         events = await self._store.events(session_id) if stored else []
         return _Rebuilt(stored.session if stored else None, deque(events, maxlen=RECENT_EVENTS))
 
-    async def _restore(self, found: _Pass, fence: Fence) -> int:
+    async def _restore(self, rebuilt: dict[str, _Rebuilt], fence: Fence) -> int:
         restored = 0
-        for rebuilt in found.rebuilt.values():
-            session = rebuilt.session
-            if session is None or not rebuilt.changed:
+        for session_id, each in rebuilt.items():
+            if each.held:
+                log.error("session_not_restorable", session_id=session_id, hint="Its earlier events are not retained.")
+            session = each.session
+            if session is None or not each.changed:
                 continue
             left = session.expires_at(self._store.ttl_of(session)) - self._clock()
             # What would have expired by now stays gone.
             if left > 0:
                 restored += await self._store.restore(
-                    session, event_id=rebuilt.event_id, fence=fence, events=list(rebuilt.events), ttl_seconds=left
+                    session, event_id=each.event_id, fence=fence, events=list(each.events), ttl_seconds=left
                 )
         return restored
 
     def _mark(self, partition: int) -> str:
-        return f"{self._reply_topic}:{partition}"
+        return f"{self._incarnations.name(self._reply_topic)}:{partition}"
+
+
+def _by_number(offsets: dict[TopicPartition, int]) -> dict[int, int]:
+    return {place.partition: offset for place, offset in offsets.items()}

@@ -3,7 +3,7 @@
 Obtained at each assignment, before any record is taken. Whatever is away is waited for.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,9 @@ from aiokafka.errors import KafkaError
 from schemas.publishing import PublishError
 from store.errors import StoreReplaced, StoreUnavailable
 from store.protocol import Fence, SessionStore
-from workers.records import Partition
+from workers.errors import LogCut
+from workers.incarnations import Incarnations
+from workers.records import Assignment, Partition
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,10 @@ class Consumer(Protocol):
 
     async def restart_from_committed(self, partition: Partition) -> None:
         """Reads on from the committed offset, or from the beginning where there is none."""
+        ...
+
+    async def log_begin(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The oldest offset that is still there."""
         ...
 
     async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
@@ -55,6 +61,11 @@ class Repair(Protocol):
         ...
 
 
+LearnPartitions = Callable[[Iterable[Partition]], Awaitable[None]]
+"""Counts the inbound topic's partitions anew, given those that were just assigned: only who knows of all of them knows
+which sessions are at home where. Raises PublishError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """What was obtained."""
@@ -64,15 +75,28 @@ class Granted:
     """Per partition that may be worked on: records below this offset were done before."""
     refused: dict[Partition, str] = field(default_factory=dict)
     """Partitions that can't be worked on, and why."""
+    logs: dict[str, str] = field(default_factory=dict)
+    """Per topic the life of it that is worked on (`workers.incarnations`)."""
+    lost: dict[Partition, tuple[int, int]] = field(default_factory=dict)
+    """Partitions of which retention removed records before they were read: from which offset, and before which."""
 
 
 class Rights:
     """Obtains rights, and asks the group whether one still stands."""
 
-    def __init__(self, store: SessionStore, consumer: Consumer, repair: Repair) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        consumer: Consumer,
+        repair: Repair,
+        incarnations: Incarnations,
+        learn_partitions: LearnPartitions,
+    ) -> None:
+        self._learn_partitions = learn_partitions
         self._store = store
         self._consumer = consumer
         self._repair = repair
+        self._incarnations = incarnations
 
     async def obtain(self, partitions: list[Partition], unready: set[Partition]) -> Granted:
         """The right to `partitions`, as soon as store and broker answer. Those in `unready`, of which records came
@@ -82,11 +106,12 @@ class Rights:
                 return await self._obtain(partitions, unready)
         raise AssertionError("retries without end")
 
-    async def reclaim(self, partition: Partition, unfinished_from: int) -> bool:
+    async def reclaim(self, assignment: Assignment, unfinished_from: int) -> bool:
         """Whether the partition is still ours. The group coordinator knows: it takes commits from members only."""
+        partition = assignment.partition
         async for attempt in _patiently():
             with attempt:
-                await self._store.save_progress({str(partition): unfinished_from})
+                await self._store.save_progress({assignment.progress_key: unfinished_from})
         try:
             await self._consumer.commit({partition: unfinished_from})
         except KafkaError as refusal:
@@ -95,34 +120,57 @@ class Rights:
         return True
 
     async def _obtain(self, partitions: list[Partition], unready: set[Partition]) -> Granted:
+        await self._learn_partitions(partitions)
         # Whichever server answers: what it lacks is put back below.
         await self._store.accept_server()
         fence = Fence("partition", await self._store.next_fence())
-        done = await self._store.progress([str(partition) for partition in partitions])
         committed = await self._consumer.committed_offsets(partitions)
-        behind = {p: offset for p, offset in committed.items() if done.get(str(p), 0) < offset}
-        if behind:
-            self._repair.noticed("progress_behind")
-        await self._repair.run(partitions, fence)
-        if behind:
-            await self._store.save_progress({str(partition): offset for partition, offset in behind.items()})
-        ends = await self._consumer.log_end(partitions)
+        try:
+            done = await self._repaired(partitions, committed, fence)
+        except LogCut as cut:
+            return Granted(fence, refused=dict.fromkeys(partitions, str(cut)))
+        begins, ends = await self._consumer.log_begin(partitions), await self._consumer.log_end(partitions)
         while rewound := unready.intersection(partitions):
             partition = rewound.pop()
             # Before it is rewound: what comes in meanwhile makes it be read again once more.
             unready.discard(partition)
             await self._consumer.restart_from_committed(partition)
-        granted = Granted(fence)
+        granted = Granted(fence, logs={partition.topic: self._log(partition.topic) for partition in partitions})
         for partition in partitions:
-            below = max(done.get(str(partition), 0), behind.get(partition, 0))
+            below = done[partition]
             if ends[partition] < below:
-                granted.refused[partition] = (
-                    f"{partition} ends at {ends[partition]}, but records up to {below} were applied: "
-                    "the topic was recreated. Use another topic prefix, or remove the old progress from the store."
-                )
-            else:
-                granted.done_below[partition] = below
+                granted.refused[partition] = str(LogCut(*partition, ends[partition], below))
+                continue
+            granted.done_below[partition] = below
+            if begins[partition] > (read := max(below, committed.get(partition, 0))) > 0:
+                granted.lost[partition] = (read, begins[partition])
         return granted
+
+    async def _repaired(
+        self, partitions: list[Partition], committed: dict[Partition, int], fence: Fence
+    ) -> dict[Partition, int]:
+        """Below which offsets the partitions' records are done, once the store lacks nothing of them."""
+        topics = {partition.topic for partition in partitions}
+        await self._incarnations.learn(topics)
+        known = self._incarnations.numbers
+        done = await self._store.progress([self._key(partition) for partition in partitions])
+        behind = {p: offset for p, offset in committed.items() if done.get(self._key(p), 0) < offset}
+        if behind:
+            self._repair.noticed("progress_behind")
+        await self._repair.run(partitions, fence)
+        if self._incarnations.numbers != known:
+            # The store had forgotten that a topic was created again, and the reply topic has not.
+            await self._incarnations.save()
+            return await self._repaired(partitions, committed, fence)
+        if behind:
+            await self._store.save_progress({self._key(partition): offset for partition, offset in behind.items()})
+        return {p: max(done.get(self._key(p), 0), behind.get(p, 0)) for p in partitions}
+
+    def _log(self, topic: str) -> str:
+        return self._incarnations.name(topic)
+
+    def _key(self, partition: Partition) -> str:
+        return f"{self._log(partition.topic)}:{partition.partition}"
 
 
 def _patiently() -> AsyncIterator[stamina.Attempt]:

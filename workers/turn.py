@@ -116,10 +116,10 @@ class TurnProcessor:
         parts = self._parts
         record, source = taken.record, taken.source
         inbound_id = (
-            taken.event.id if taken.event else derived_inbound_id(record.topic, record.partition, record.offset)
+            taken.event.id if taken.event else derived_inbound_id(source.topic, source.partition, source.offset)
         )
         owned = fence.kind == "partition"
-        session, unpublished = await self._load(session_id, owned)
+        session, unpublished = await self._load(session_id, source, owned)
         while True:
             if session is not None and session.has_applied(source_key(source), record.offset, inbound_id):
                 if session.request_id == inbound_id:
@@ -157,7 +157,7 @@ class TurnProcessor:
                     parts.l1.drop(session_id)
                     if owned and session is not None and version < session.version and self._lives(session):
                         raise StoreForgot(f"session {session_id} stands at {version}, not at {session.version}")
-                    session, unpublished = await self._load(session_id, False)
+                    session, unpublished = await self._load(session_id, source, False)
                     continue
                 case Fenced(token):
                     parts.observer.fenced_write()
@@ -167,18 +167,29 @@ class TurnProcessor:
             parts.observer.turn_finished(fact.type, time.monotonic() - taken.taken_at)
             return
 
-    async def _load(self, session_id: str, owned: bool) -> tuple[SessionData | None, bool]:
+    async def _load(self, session_id: str, source: Source, owned: bool) -> tuple[SessionData | None, bool]:
         """The session, and whether its newest reply may be missing in the topic.
 
         What the home partition's owner committed and didn't publish is redelivered to the next owner in order, so
-        only a session last written by somebody else is in doubt there; for a lock holder every session is.
+        only a session last written by somebody else, or at another home (partitions were added), is in doubt there;
+        for a lock holder every session is.
         """
         if owned and (cached := self._parts.l1.get(session_id)) is not None:
             return cached, False
         stored = await self._parts.store.load(session_id)
         if stored is None:
             return None, False
-        return stored.session, not owned or stored.writer != "partition"
+        session = stored.session
+        if not owned or stored.writer != "partition":
+            return session, True
+        moved = not session.applied.keys() <= {source_key(source)}
+        return session, moved and not await self._newest_is_of(session_id, source)
+
+    async def _newest_is_of(self, session_id: str, source: Source) -> bool:
+        """Whether the session's newest event answers a record of the same partition as `source`."""
+        newest = await self._parts.store.newest_event(session_id)
+        answered = decode_reply(newest).source if newest is not None else None
+        return answered is not None and source_key(answered) == source_key(source)
 
     def _lives(self, session: SessionData) -> bool:
         """Whether the store should still have the session, by its time to live."""

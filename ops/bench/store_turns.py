@@ -131,7 +131,7 @@ class Turns:
         place = Partition(TOPICS.inbound, home_partition(session_id, PARTITIONS))
         value = encode_inbound(message(session_id))
         record = InboundRecord(place.topic, place.partition, next(self._offsets), session_id.encode(), value)
-        return take(record, Assignment(place, 1, self._fence, 0), time.monotonic())
+        return take(record, Assignment(place, 1, self._fence, 0, place.topic), time.monotonic())
 
     async def _session(self, session_id: str) -> SessionData:
         session = await self._store.get(session_id)

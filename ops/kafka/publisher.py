@@ -85,7 +85,7 @@ class KafkaPublisher:
         return Position(metadata.topic, metadata.partition, metadata.offset)
 
     async def partitions_of(self, topic: str) -> int:
-        """How many partitions `topic` has.
+        """How many partitions `topic` has now, also if some were just added.
 
         Raises:
             BrokerUnavailable: no broker answers, or there is no such topic.
@@ -93,6 +93,8 @@ class KafkaPublisher:
         producer = await self._current()
         try:
             async with asyncio.timeout(self._timeout):
+                await producer.partitions_for(topic)
+                await producer.client.force_metadata_update()
                 return len(await producer.partitions_for(topic))
         except (KafkaError, TimeoutError, OSError) as error:
             raise BrokerUnavailable(f"Topic {topic} is not there. Create it: supportstream topics create") from error

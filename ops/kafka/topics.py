@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -67,6 +67,34 @@ class TopicAdmin:
             elif error is not TopicAlreadyExistsError:
                 raise OpsError(f"Topic {name} was not created: {error.__name__} {' '.join(filter(None, message))}")
         return created
+
+    async def grow(self, topic: str, partitions: int) -> None:
+        """Gives `topic` so many partitions in all.
+
+        Raises:
+            OpsError: the broker refused.
+        """
+        try:
+            await self._client.create_partitions({topic: NewPartitions(partitions)})
+        except KafkaError as error:
+            raise OpsError(f"Topic {topic} was not given {partitions} partitions: {error}") from error
+
+    async def partition_count(self, topic: str) -> int:
+        """Raises OpsError when there is no such topic."""
+        if topic not in await self._client.list_topics():
+            raise OpsError(f"Topic {topic} is not there: supportstream topics create")
+        [described] = await self._client.describe_topics([topic])
+        return len(described["partitions"])
+
+    async def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
+        """What the consumer group has committed."""
+        offsets = await self._client.list_consumer_group_offsets(group)
+        return {(place.topic, place.partition): at.offset for place, at in offsets.items() if at.offset >= 0}
+
+    async def group_members(self, group: str) -> int:
+        """How many members the consumer group has now."""
+        [response] = await self._client.describe_consumer_groups([group])
+        return sum(len(described[5]) for described in response.groups)
 
     async def describe(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
         """The state of each topic, in the order of `specs`."""

@@ -1,5 +1,6 @@
 """The ingress process."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -51,9 +52,16 @@ async def ingress_app(
         def consumer() -> AIOKafkaConsumer:
             return connection.reader(auto_offset_reset="latest")
 
+        def deliver(key: bytes | None, value: bytes | None) -> None:
+            growth.replied(key, value)
+            side.delivery.reply(key, value)
+
         # Two consumers: a reply must not wait for the fetch that looks for deltas.
-        replies = TopicReader(consumer, topics.replies, side.delivery.reply)
+        replies = TopicReader(consumer, topics.replies, deliver)
         deltas = TopicReader(consumer, topics.deltas, side.delivery.delta)
+        growth = wiring.growth(
+            settings, connection, store=store, kafka=kafka, homes=side.homes, readers=(replies, deltas)
+        )
         await replies.start(partitions)
         await deltas.start(partitions)
         if settings.token_secret is None:
@@ -87,9 +95,12 @@ async def ingress_app(
             fact_wait_seconds=wiring.FACT_WAIT_SECONDS,
         )
         app = create_app(parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug)
+        growing = asyncio.create_task(growth.run(), name="follow-partitions")
         try:
             yield app, side.edge
         finally:
+            growing.cancel()
+            await asyncio.wait([growing])
             await replies.stop()
             await deltas.stop()
     except (PublishError, StoreError, KafkaError) as error:

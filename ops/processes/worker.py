@@ -101,13 +101,9 @@ async def running_worker(
                 observer=metrics,
             )
 
-            async def count_partitions() -> None:
-                parts.turns.partitions = await kafka.partitions_of(topics.inbound)
-
             metrics.watch_cache("worker", parts.l1)
             metrics.watch_locks(store)
-            await count_partitions()
-            await app.start(parts.dispatcher, count_partitions)
+            await app.start(parts.dispatcher)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
                 yield RunningWorker(

@@ -11,7 +11,7 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -23,6 +23,7 @@ from schemas.errors import InvalidRecord
 from schemas.fold import evolve, source_key
 from schemas.identity import derived_inbound_id
 from schemas.inbound import Cancel, Feedback, decode_inbound
+from schemas.incarnation import parse_incarnation
 from schemas.publishing import Position
 from schemas.replies import ReplyEvent, TurnFailed, decode_reply
 from schemas.session import SessionData
@@ -96,9 +97,11 @@ class Checker:
     the replies of each partition in order, dead letters, and sessions; `finish` says what is wrong.
     """
 
-    def __init__(self, committed: dict[Partition, int]) -> None:
-        """`committed` is what the workers' group had committed before anything else was read."""
+    def __init__(self, committed: dict[Partition, int], life: Callable[[str], str] = str) -> None:
+        """`committed` is what the workers' group had committed before anything else was read; `life` names a topic as
+        its offsets are kept (`workers.incarnations`)."""
         self.findings = Findings()
+        self._life = life
         self._committed = committed
         self._records: dict[Position, Inbound | None] = {}
         """Inbound records that need an outcome; None: the record can't be read, so only a dead letter is one."""
@@ -115,7 +118,8 @@ class Checker:
         self.findings.records["inbound"] += 1
         position = Position(record.topic, record.partition, record.offset)
         try:
-            event = decode_inbound(record.value, record.key, record.topic, record.partition, record.offset)
+            life = self._life(record.topic)
+            event = decode_inbound(record.value, record.key, life, record.partition, record.offset)
         except InvalidRecord:
             self._records[position] = None
             return
@@ -254,8 +258,9 @@ class Checker:
     def _note_outcome(self, event: ReplyEvent, place: Place) -> None:
         inbound = (event.session_id, event.inbound_id)
         if isinstance(event, TurnFailed) and event.redrivable:
-            if event.source is not None:
-                self._failed[inbound] = Position(event.source.topic, event.source.partition, event.source.offset)
+            if (source := event.source) is not None:
+                topic, _ = parse_incarnation(source.topic)
+                self._failed[inbound] = Position(topic, source.partition, source.offset)
             return
         before = self._answered.setdefault(inbound, place)
         if before != place:

@@ -19,6 +19,7 @@ from schemas.session import SessionData
 from schemas.topics import TopicNames
 from store.errors import StoreError
 from store.protocol import SessionStore
+from workers.incarnations import Incarnations
 from workers.records import Partition
 
 Advance = Callable[[int, int], None]
@@ -83,7 +84,9 @@ class Verification:
         committed = await self._committed_at_last(
             {Partition(*place): end for place, (begin, end) in inbound.items() if begin < end}, wait_seconds
         )
-        checker = Checker(committed)
+        incarnations = Incarnations(self._store)
+        await incarnations.learn(self._inbound_topics)
+        checker = Checker(committed, incarnations.name)
         # What was committed before has its reply by now, and its dead letter before its reply.
         replies = await _whole(consumer, self._topics.replies)
         letters = await _whole(consumer, self._topics.dlq)

@@ -106,6 +106,11 @@ class Experiment:
         assert found["ok"], f"{self.name}: {broken(found)}"
         assert not self.traffic.complaints, f"{self.name}: {self.traffic.complaints[:5]}"
         assert self.messages_through > 0, f"{self.name}: no message went through the fault"
+        self.add_row(found, invariants)
+        return found
+
+    def add_row(self, found: dict[str, Any], invariants: str) -> None:
+        """What the report says of this fault, by verify's findings and by what the workers counted."""
         workers = [worker for worker in self.pipeline.workers if worker.is_ready()]
         again = sum(worker.metric("supportstream_turn_seconds_count", outcome="duplicate") for worker in workers)
         self._ledger.rows.append(
@@ -119,7 +124,12 @@ class Experiment:
                 self.note,
             )
         )
-        return found
+
+    def begin_anew(self) -> Traffic:
+        """Other customers from here on; returns the traffic of those before."""
+        before = self.traffic
+        self.traffic = Traffic(self.pipeline, self.rng, customers=len(before.customers))
+        return before
 
     async def verify(self, *arguments: str) -> dict[str, Any]:
         """What `supportstream verify` says, once everything is done."""

@@ -232,9 +232,11 @@ class Traffic:
 
     async def abandon(self) -> None:
         """After a failure: ends without waiting for answers."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopped.set()
+        while left := [task for task in self._tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=1.0)
 
     async def answered_more(self, count: int, within_s: float = 60.0) -> None:
         """Returns when so many more messages were answered than now."""

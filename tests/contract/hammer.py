@@ -86,7 +86,7 @@ class Hammer:
 
     async def converse(self, times: int) -> int:
         """Returns how many turns it made."""
-        assignment = Assignment(self.partition, 1, self.fence, 0)
+        assignment = Assignment(self.partition, 1, self.fence, 0, self.partition.topic)
         for offset in range(times):
             record = inbound(self.session_id, offset, at=self.partition, id=f"{self.name}-{offset}", text="Hello?")
             await self.turns.run(take(record, assignment, time.monotonic()))

@@ -8,6 +8,7 @@ from ingress.client_address import TrustedProxies
 from ingress.delivery import Delivery
 from ingress.facts import Facts
 from ingress.fingerprints import Client, FingerprintMode, Fingerprints
+from ingress.homes import Homes
 from ingress.inbound import InboundPublisher
 from ingress.tokens import SessionTokens
 from schemas.fold import evolve
@@ -45,7 +46,7 @@ class Pipeline:
         self.accepted = 0
         self.now = 1_767_323_045.0
         self.tokens = SessionTokens(SECRET, ttl_seconds=3_600, clock=lambda: self.now)
-        inbound = InboundPublisher(self, TopicNames(), PARTITIONS, lambda: AT, self._accept)
+        inbound = InboundPublisher(self, TopicNames(), Homes(PARTITIONS), lambda: AT, self._accept)
         self.inbound = inbound
         self.facts = Facts(inbound, self.delivery, self.store)
         self.mismatches: list[str] = []

@@ -48,7 +48,8 @@ def dead_letter_record(
     """What the worker publishes for a record that stood at `origin`."""
     publisher = Kept()
     record = consumed(Record(origin.topic, key, value, headers=headers), origin.partition, origin.offset)
-    taken = take(record, Assignment(Partition(origin.topic, origin.partition), 1, Fence("partition", 1), 0), 0.0)
+    partition = Partition(origin.topic, origin.partition)
+    taken = take(record, Assignment(partition, 1, Fence("partition", 1), 0, origin.topic), 0.0)
     writing = DeadLetters(publisher, TOPICS.dlq).write(
         taken, reason=reason, error=error, attempts=attempts, failed_at="2026-11-24T08:30:00.250Z"
     )

@@ -58,6 +58,13 @@ class FakeProducer:
             delivery.set_result(RecordMetadata(topic, partition, place, len(self.sent) - 1, -1, 0, 0))
         return delivery
 
+    @property
+    def client(self) -> "FakeProducer":
+        return self
+
+    async def force_metadata_update(self) -> bool:
+        return True
+
     async def partitions_for(self, topic: str) -> set[int]:
         return {0, 1, 2}
 

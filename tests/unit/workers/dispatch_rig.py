@@ -13,7 +13,9 @@ from store.protocol import Fence
 from tests.unit.workers.fakes import TOPICS, FakeRecord, inbound, until
 from workers.cancellations import Cancellations
 from workers.dispatch import Dispatcher, DispatchSettings
+from workers.incarnations import Incarnations
 from workers.marks import ReplyMarks
+from workers.observer import SilentObserver
 from workers.records import Partition, Taken
 
 P0, P1 = Partition(TOPICS.inbound, 0), Partition(TOPICS.inbound, 1)
@@ -26,6 +28,7 @@ class FakeConsumer:
         self.logs: dict[Partition, list[FakeRecord]] = {P0: [], P1: []}
         self.committed: dict[Partition, int] = {}
         self.commits: list[dict[Partition, int]] = []
+        self.begins: dict[Partition, int] = {}
         self.paused: set[Partition] = set()
         self.positions: dict[Partition, int] = {P0: 0, P1: 0}
         self.refusals: list[KafkaError] = []
@@ -58,6 +61,9 @@ class FakeConsumer:
         self.positions[partition] = self.committed.get(partition, 0)
         self.on_restart(partition)
 
+    async def log_begin(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        return {partition: self.begins.get(partition, 0) for partition in partitions}
+
     async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         await asyncio.sleep(0)
         return {partition: len(self.logs[partition]) for partition in partitions}
@@ -75,6 +81,7 @@ class FakeRepair:
     def __init__(self) -> None:
         self.signs: list[str] = []
         self.repaired: list[set[Partition]] = []
+        self.on_run: Callable[[], None] = lambda: None
 
     def noticed(self, sign: str) -> None:
         self.signs.append(sign)
@@ -82,6 +89,17 @@ class FakeRepair:
     async def run(self, partitions: Iterable[Partition], fence: Fence) -> None:
         await asyncio.sleep(0)
         self.repaired.append(set(partitions))
+        self.on_run()
+
+
+class Lost(SilentObserver):
+    """Counts what retention took."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def records_lost(self, count: int) -> None:
+        self.count += count
 
 
 class ManualTurns:
@@ -142,7 +160,9 @@ class Rig:
         self.cancellations = Cancellations()
         self.l1 = L1Cache(size=10, ttl_seconds=60)
         self.repair = FakeRepair()
+        self.incarnations = Incarnations(self.store)
         self.marks = ReplyMarks(TOPICS.inbound)
+        self.observer = Lost()
         self.made.append(self)
         run_turn: Callable[[Taken], Awaitable[None]] = self.turns
         self.dispatcher = Dispatcher(
@@ -153,8 +173,14 @@ class Rig:
             consumer=self.consumer,
             repair=self.repair,
             marks=self.marks,
+            incarnations=self.incarnations,
+            learn_partitions=self.learn_partitions,
+            observer=self.observer,
             settings=DispatchSettings(concurrency=8, max_open_per_partition=max_open, drain_timeout=drain),
         )
+
+    async def learn_partitions(self, assigned: Iterable[Partition]) -> None:
+        await asyncio.sleep(0)
 
     async def assign(self, *partitions: Partition) -> None:
         for partition in partitions:

@@ -184,6 +184,9 @@ class RecordingObserver:
     def republished(self) -> None:
         self.seen["republished"] += 1
 
+    def records_lost(self, count: int) -> None:
+        self.seen["lost"] += count
+
 
 class Clock:
     """Each turn is decided a second after the one before."""
@@ -246,7 +249,9 @@ class Worker:
 
     def take(self, record: FakeRecord) -> Taken:
         partition = Partition(record.topic, record.partition)
-        return take(record, Assignment(partition, 1, Fence("partition", self.token), 0), time.monotonic())
+        return take(
+            record, Assignment(partition, 1, Fence("partition", self.token), 0, partition.topic), time.monotonic()
+        )
 
     async def turn(self, record: FakeRecord) -> None:
         """One attempt."""

@@ -11,8 +11,8 @@ def test_a_mark_is_the_offset_after_the_newest_reply_and_is_taken_once() -> None
     for offset in (4, 6, 5):
         marks.published(Position(TOPICS.replies, 1, offset))
     owned = [Partition(TOPICS.inbound, 1)]
-    assert marks.take(owned) == {f"{TOPICS.replies}:1": 7}
-    assert marks.take(owned) == {}
+    assert marks.take(owned, str) == {f"{TOPICS.replies}:1": 7}
+    assert marks.take(owned, str) == {}
 
 
 def test_only_owned_homes_have_marks() -> None:
@@ -21,4 +21,4 @@ def test_only_owned_homes_have_marks() -> None:
     for partition in (1, 2, 3):
         marks.published(Position(TOPICS.replies, partition, 0))
     owned = [Partition(TOPICS.inbound, 2), Partition("another-system", 3)]
-    assert marks.take(owned) == {f"{TOPICS.replies}:2": 1}
+    assert marks.take(owned, str) == {f"{TOPICS.replies}:2": 1}

@@ -11,6 +11,7 @@ from store.memory import MemorySessionStore
 from store.protocol import Fence, SessionStore
 from tests.unit.workers.fakes import PARTITIONS, TOPICS, Worker, home, inbound
 from workers.errors import NotOwner
+from workers.incarnations import Incarnations
 from workers.records import Partition
 from workers.repair import StoreRepair
 
@@ -60,13 +61,13 @@ class ReplyLog:
             found = self.logs[place.partition][at : at + 3]
             self.positions[place.partition] += len(found)
             self.read += len(found)
-            batches[place] = [_Read(place.partition, at + n, record.value) for n, record in enumerate(found)]
+            batches[place] = [_Read(place.partition, at + n, record) for n, record in enumerate(found)]
         return batches
 
 
 class _Read:
-    def __init__(self, partition: int, offset: int, value: bytes | None) -> None:
-        self.partition, self.offset, self.value = partition, offset, value
+    def __init__(self, partition: int, offset: int, record: Record) -> None:
+        self.partition, self.offset, self.key, self.value = partition, offset, record.key, record.value
 
 
 class Counting:
@@ -88,6 +89,8 @@ def repair_of(store: SessionStore, log: ReplyLog, *, now: float = NOW) -> tuple[
         lambda: log,
         inbound_topic=TOPICS.inbound,
         reply_topic=TOPICS.replies,
+        partitions=lambda: PARTITIONS,
+        incarnations=Incarnations(store),
         observer=observer,
         clock=lambda: now,
     )

@@ -1,0 +1,90 @@
+"""Follows the topics when partitions are added, so that nothing must be restarted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import orjson
+import structlog
+from aiokafka.errors import KafkaError
+
+from ingress.homes import Homes
+from ingress.topic_reader import TopicReader
+from schemas.incarnation import parse_incarnation
+from schemas.publishing import PublishError
+from store.errors import StoreError
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.5
+"""How often is looked, while sessions move, how far workers are."""
+
+
+class Growth:
+    """Looks every `interval` seconds how many partitions there are.
+
+    Workers look as often: an inbound partition is written to only after they had twice that time to divide it among
+    them, so that nobody's message waits there for its first reader.
+    """
+
+    def __init__(
+        self,
+        *,
+        inbound_topic: str,
+        homes: Homes,
+        readers: Sequence[TopicReader],
+        count: Callable[[str], Awaitable[int]],
+        log_ends: Callable[[int], Awaitable[Mapping[int, int]]],
+        done_below: Callable[[int], Awaitable[Mapping[int, int]]],
+        interval: float,
+    ) -> None:
+        """`count` tells how many partitions a topic has; the others, where the logs of so many inbound partitions end
+        and how far workers are in them."""
+        self._inbound_topic = inbound_topic
+        self._homes = homes
+        self._readers = readers
+        self._count = count
+        self._log_ends = log_ends
+        self._done_below = done_below
+        self._interval = interval
+
+    def replied(self, key: bytes | None, value: bytes | None) -> None:
+        """A record of the reply topic: who talks without a pause moves between an answer and the next message."""
+        if self._homes.settled or key is None or value is None:
+            return
+        session_id = key.decode(errors="replace")
+        if not self._homes.waits_for_answer(session_id):
+            return
+        try:
+            source = orjson.loads(value)["source"]
+            if source is not None and parse_incarnation(source["topic"])[0] == self._inbound_topic:
+                self._homes.answered(session_id, source["partition"], source["offset"])
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("reply_unreadable", session_id=session_id, error=str(error))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                await self._look()
+            except (PublishError, StoreError, KafkaError) as error:
+                log.warning("partitions_not_counted", error=str(error) or type(error).__name__)
+
+    async def _look(self) -> None:
+        for reader in self._readers:
+            await reader.extend(await self._count(reader.topic))
+        count = await self._count(self._inbound_topic)
+        if self._homes.settled and count > self._homes.count:
+            await asyncio.sleep(2 * self._interval)
+            log.info("sessions_move", topic=self._inbound_topic, before=self._homes.count, now=count)
+            self._homes.grow(count)
+        while not self._homes.settled:
+            await self._move_on()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _move_on(self) -> None:
+        if (old := self._homes.needs_barrier) is not None:
+            self._homes.barrier(await self._log_ends(old))
+        self._homes.progressed(await self._done_below(self._homes.count))
+        if self._homes.settled:
+            log.info("sessions_moved", topic=self._inbound_topic)
