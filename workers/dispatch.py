@@ -41,6 +41,9 @@ class DispatchSettings:
     commit_interval: float = 1.0
     drain_timeout: float = 20.0
     """How long running turns may go on when their partition is revoked."""
+    queue_drain_timeout: float = 3.0
+    """How long, within that, turns may still be begun of records that wait in their lanes. A session with a long queue
+    must not hold up everybody's rebalance."""
 
 
 class Dispatcher:
@@ -155,8 +158,8 @@ class Dispatcher:
         self._prepare_soon(self._prepare(partitions))
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
-        """Ends owning `partitions`: what was taken gets `drain_timeout` to finish, what is done is committed, the rest
-        is left to whoever is next."""
+        """Ends owning `partitions`: what was taken gets some time to finish (`DispatchSettings`), what is done is
+        committed, the rest is left to whoever is next."""
         partitions = set(partitions)
         self._revoking |= partitions
         preparing = list(self._preparing)
@@ -165,8 +168,6 @@ class Dispatcher:
         if preparing:
             await asyncio.wait(preparing)
         await self._drain(partitions)
-        for partition in partitions:
-            self._drop_waiting(partition)
         if late := [task for work, task in self._tasks.items() if work.partition in partitions]:
             log.warning("turns_abandoned", count=len(late), drained_seconds=self._settings.drain_timeout)
             for task in late:
@@ -186,12 +187,16 @@ class Dispatcher:
         """Waits, within limits, for all that was taken of `partitions`. Also for what waits in lanes: a record that is
         dropped holds back the commit of those behind it that are done, and they would be published again."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.drain_timeout
-        while self._lanes.holds(partitions) and (left := deadline - loop.time()) > 0:
-            if self._tasks:
-                await asyncio.wait(self._tasks.values(), timeout=left)
-            else:
-                await asyncio.sleep(0)
+        settings = self._settings
+        begun = loop.time()
+        for limit in (min(settings.queue_drain_timeout, settings.drain_timeout), settings.drain_timeout):
+            while self._lanes.holds(partitions) and (left := begun + limit - loop.time()) > 0:
+                if self._tasks:
+                    await asyncio.wait(self._tasks.values(), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(0)
+            for partition in partitions:
+                self._drop_waiting(partition)
 
     async def commit(self) -> None:
         """Commits the contiguous prefix of done offsets: first in the store, then in the group, so that the group is

@@ -109,6 +109,10 @@ class ServerProcess:
                 self.kill()
         return process.wait()
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting for what comes of it."""
+        self._signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """End the process and all of its group at once (SIGKILL), as a crash would."""
         process = self._started()

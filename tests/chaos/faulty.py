@@ -5,6 +5,7 @@ CHAOS_FAULTS says which, as JSON (`Faults`). The product has no seam for them: t
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import time
@@ -36,6 +37,12 @@ class Faults:
     """At which passing of `kill_at` the process ends, by SIGKILL."""
     think_seconds: float = 0.0
     """How long every answer takes."""
+    think_jitter: float = 0.0
+    """How much longer it takes at most, at random."""
+    poison: str | None = None
+    """A text at which the generator breaks."""
+    dead_letters_away_seconds: float = 0.0
+    """How long, from the first dead letter on, the dead letter topic takes none."""
     block_after: int | None = None
     """After how many answers the event loop stands still, once."""
     block_seconds: float = 0.0
@@ -59,8 +66,10 @@ def main() -> None:
 def build_in(faults: Faults) -> None:
     if faults.kill_at is not None:
         _kill_at(faults.kill_at, faults.kill_after)
-    if faults.think_seconds or faults.block_after is not None:
-        _slow(faults)
+    if faults.think_seconds or faults.think_jitter or faults.poison or faults.block_after is not None:
+        _trouble_generator(faults)
+    if faults.dead_letters_away_seconds:
+        _refuse_dead_letters(faults.dead_letters_away_seconds)
     if faults.lose_response_every is not None:
         _lose_responses(faults.lose_response_every)
     if faults.without is not None:
@@ -108,7 +117,7 @@ def _around(
     setattr(owner, name, wrapped)
 
 
-def _slow(faults: Faults) -> None:
+def _trouble_generator(faults: Faults) -> None:
     from workers.generation.null import NullGenerator
     from workers.generation.protocol import Answer, Emit, Question
 
@@ -120,11 +129,30 @@ def _slow(faults: Faults) -> None:
         answers += 1
         if answers == faults.block_after:
             time.sleep(faults.block_seconds)  # noqa: ASYNC251 - that is the fault
-        if faults.think_seconds:
-            await asyncio.sleep(faults.think_seconds)
+        if faults.poison is not None and faults.poison in question.message.text:
+            raise RuntimeError("poison (a test's fault)")
+        if faults.think_seconds or faults.think_jitter:
+            await asyncio.sleep(faults.think_seconds + random.uniform(0.0, faults.think_jitter))
         return await generate(self, question, emit)
 
     NullGenerator.generate = thoughtful  # type: ignore[method-assign]
+
+
+def _refuse_dead_letters(seconds: float) -> None:
+    from schemas.publishing import BrokerUnavailable
+    from workers.dead_letters import DeadLetters
+
+    write = DeadLetters.write
+    back_at: float | None = None
+
+    async def refused(self: DeadLetters, *arguments: Any, **named: Any) -> None:
+        nonlocal back_at
+        back_at = back_at or time.monotonic() + seconds
+        if time.monotonic() < back_at:
+            raise BrokerUnavailable("The dead letter topic is away (a test's fault).")
+        await write(self, *arguments, **named)
+
+    DeadLetters.write = refused  # type: ignore[method-assign]
 
 
 def _lose_responses(every: int) -> None:

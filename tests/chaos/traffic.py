@@ -21,8 +21,8 @@ ANSWER_WITHIN_S = 90.0
 """A message that isn't answered by then has been lost."""
 SAID_AGAIN_AFTER_S = 10.0
 """A customer who has not even heard that the message was accepted says it again, with the same id."""
-_TWICE = 0.02
-"""The share of messages that are sent twice."""
+_SYSTEM_SESSIONS = 64
+"""So many that none gets messages faster than slow answers go out."""
 _CANARY = re.compile(r"#[0-9a-f]{10}")
 
 
@@ -45,6 +45,8 @@ class PersistentCustomer:
     ingresses: Sequence[Process]
     rng: random.Random
     name: str
+    twice: float
+    """The share of messages that are sent twice."""
     said: list[Said] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     """What a customer must never see, seen."""
@@ -106,7 +108,7 @@ class PersistentCustomer:
 
     async def _say(self, said: Said) -> None:
         assert self._customer is not None
-        twice = self.rng.random() < _TWICE
+        twice = self.rng.random() < self.twice
         try:
             for _ in range(1 + twice):
                 await self._customer.say(f"{said.id} {self.canary}", said.id)
@@ -173,11 +175,12 @@ class System:
 
     pipeline: Pipeline
     rng: random.Random
+    twice: float
     said: list[Said] = field(default_factory=list)
     sent_twice: int = 0
 
     async def publish(self, stopped: asyncio.Event) -> None:
-        sessions = [f"system:{self.rng.getrandbits(48):012x}" for _ in range(8)]
+        sessions = [f"system:{self.rng.getrandbits(48):012x}" for _ in range(_SYSTEM_SESSIONS)]
         producer = AIOKafkaProducer(
             bootstrap_servers=self.pipeline.bootstrap_servers, acks="all", request_timeout_ms=60_000
         )
@@ -191,7 +194,7 @@ class System:
 
     async def _publish(self, producer: AIOKafkaProducer, session_id: str) -> None:
         said = Said(f"system-{len(self.said)}", time.monotonic())
-        twice = self.rng.random() < _TWICE
+        twice = self.rng.random() < self.twice
         value = orjson.dumps({"id": said.id, "text": f"Number {len(self.said)}"})
         for _ in range(1 + twice):
             try:
@@ -211,6 +214,8 @@ class Traffic:
         self._pipeline = pipeline
         self._rng = rng
         self._count = customers
+        self.twice = 0.02
+        """The share of messages that are sent twice; before `start`."""
         self._stopped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.customers: list[PersistentCustomer] = []
@@ -218,10 +223,10 @@ class Traffic:
 
     async def start(self, ingresses: Sequence[Process], *, system: bool = True) -> None:
         rngs = [random.Random(self._rng.getrandbits(64)) for _ in range(self._count)]
-        self.customers = [PersistentCustomer(ingresses, rng, f"c{n}") for n, rng in enumerate(rngs)]
+        self.customers = [PersistentCustomer(ingresses, rng, f"c{n}", self.twice) for n, rng in enumerate(rngs)]
         self._tasks = [asyncio.create_task(customer.converse(self._stopped)) for customer in self.customers]
         if system:
-            self.system = System(self._pipeline, random.Random(self._rng.getrandbits(64)))
+            self.system = System(self._pipeline, random.Random(self._rng.getrandbits(64)), self.twice)
             self._tasks.append(asyncio.create_task(self.system.publish(self._stopped)))
         await self.answered_more(len(self.customers))
 
@@ -262,6 +267,11 @@ class Traffic:
     def answered(self) -> int:
         """How many of the customers' messages were."""
         return sum(said.answered_at is not None for customer in self.customers for said in customer.said)
+
+    @property
+    def sent_twice(self) -> int:
+        system = self.system.sent_twice if self.system else 0
+        return system + sum(customer.sent_twice for customer in self.customers)
 
     @property
     def complaints(self) -> list[str]:

@@ -153,7 +153,14 @@ class Rig:
 
     made: ClassVar[list["Rig"]] = []
 
-    def __init__(self, store: MemorySessionStore | None = None, *, max_open: int = 100, drain: float = 0.0) -> None:
+    def __init__(
+        self,
+        store: MemorySessionStore | None = None,
+        *,
+        max_open: int = 100,
+        drain: float = 0.0,
+        queue_drain: float = 60.0,
+    ) -> None:
         self.consumer = FakeConsumer()
         self.turns = ManualTurns()
         self.store = store or MemorySessionStore(ttl_seconds=60)
@@ -176,7 +183,12 @@ class Rig:
             incarnations=self.incarnations,
             learn_partitions=self.learn_partitions,
             observer=self.observer,
-            settings=DispatchSettings(concurrency=8, max_open_per_partition=max_open, drain_timeout=drain),
+            settings=DispatchSettings(
+                concurrency=8,
+                max_open_per_partition=max_open,
+                drain_timeout=drain,
+                queue_drain_timeout=queue_drain,
+            ),
         )
 
     async def learn_partitions(self, assigned: Iterable[Partition]) -> None:
@@ -194,9 +206,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def working(*sessions: str, max_open: int = 100, drain: float = 0.0) -> AsyncIterator[Rig]:
+async def working(
+    *sessions: str, max_open: int = 100, drain: float = 0.0, queue_drain: float = 60.0
+) -> AsyncIterator[Rig]:
     """A rig that owns P0 and has taken a record of each session."""
-    rig = Rig(max_open=max_open, drain=drain)
+    rig = Rig(max_open=max_open, drain=drain, queue_drain=queue_drain)
     rig.consumer.produce(P0, *sessions)
     await rig.assign(P0)
     rig.feed(P0)

@@ -73,6 +73,18 @@ async def test_a_revocation_drains_what_was_taken_and_commits_it() -> None:
         assert rig.dispatcher.open_records == 0
 
 
+async def test_a_long_queue_does_not_hold_up_a_revocation() -> None:
+    """P: what runs may end; what waits behind it is left to the next owner."""
+    async with working("a", "a", "b", drain=60.0, queue_drain=0.01) as rig:
+        revoking = asyncio.create_task(rig.dispatcher.revoked([P0]))
+        await asyncio.sleep(0.05)
+        await rig.turns.end(0)
+        await rig.turns.end(2)
+        await revoking
+        assert rig.turns.offsets == [0, 2]
+        assert rig.consumer.committed == {P0: 1}
+
+
 async def test_a_turn_that_is_too_slow_is_cancelled_and_not_committed() -> None:
     """C, L: it is redelivered to whoever is next."""
     async with working("a", "b") as rig:
