@@ -243,6 +243,7 @@ def worker_parts(
         marks=marks,
         incarnations=incarnations,
         learn_partitions=learn_partitions,
+        settle_publishing=kafka.settle,
         observer=observer,
         settings=DispatchSettings(
             concurrency=settings.worker_concurrency,

@@ -5,7 +5,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,14 +32,15 @@ class Process:
 
     server: ServerProcess
     port: int
+    host: str = LOOPBACK
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def socket_url(self) -> str:
-        return f"ws://{LOOPBACK}:{self.port}/ws"
+        return f"ws://{self.host}:{self.port}/ws"
 
     def is_ready(self) -> bool:
         try:
@@ -121,10 +122,11 @@ class Pipeline:
         port = free_port()
         return self._start("ingress", port, self.environment(API_PORT=str(port), **settings))
 
-    def worker(self, **settings: str) -> Process:
-        """Starts one; `ready` waits for it."""
+    def worker(self, *, within: Sequence[str] = (), host: str = LOOPBACK, **settings: str) -> Process:
+        """Starts one; `ready` waits for it. `within` goes before its command; then it is reached at `host`."""
         port = free_port()
-        return self._start("worker", port, self.environment(WORKER_PORT=str(port), **settings))
+        environment = self.environment(WORKER_PORT=str(port), API_HOST=host, **settings)
+        return self._start("worker", port, environment, within, host)
 
     def ready(self) -> Self:
         """Returns when all that runs is ready and the workers share all partitions."""
@@ -151,12 +153,19 @@ class Pipeline:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def _start(self, kind: str, port: int, environment: Mapping[str, str]) -> Process:
+    def _start(
+        self,
+        kind: str,
+        port: int,
+        environment: Mapping[str, str],
+        within: Sequence[str] = (),
+        host: str = LOOPBACK,
+    ) -> Process:
         name = f"{kind}-{len(self._started) + 1}"
         log_path = self.directory / f"{self.run_id}-{name}.log"
-        server = ServerProcess(name, [*self.program, kind], log_path=log_path, env=environment)
+        server = ServerProcess(name, [*within, *self.program, kind], log_path=log_path, env=environment)
         server.start()
-        process = Process(server, port)
+        process = Process(server, port, host)
         self._started.append(process)
         return process
 

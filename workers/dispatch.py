@@ -64,6 +64,7 @@ class Dispatcher:
         marks: ReplyMarks,
         incarnations: Incarnations,
         learn_partitions: LearnPartitions,
+        settle_publishing: Callable[[], Awaitable[None]],
         observer: Observer,
         settings: DispatchSettings,
     ) -> None:
@@ -74,6 +75,7 @@ class Dispatcher:
         self._consumer = consumer
         self._repair = repair
         self._marks = marks
+        self._settle_publishing = settle_publishing
         self._observer = observer
         self._incarnations = incarnations
         self._rights = Rights(store, consumer, repair, incarnations, learn_partitions)
@@ -263,9 +265,9 @@ class Dispatcher:
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
 
-    async def _prepare(self, partitions: list[Partition]) -> None:
+    async def _prepare(self, partitions: list[Partition], *, accept_server: bool = True) -> None:
         try:
-            granted = await self._rights.obtain(partitions, self._unready)
+            granted = await self._rights.obtain(partitions, self._unready, accept_server=accept_server)
         except Exception as error:
             log.exception("assignment_failed")
             self.refuse(partitions, error)
@@ -341,7 +343,8 @@ class Dispatcher:
 
     async def _reclaim(self, assignment: Assignment, unfinished_from: int) -> None:
         if await self._rights.reclaim(assignment, unfinished_from):
-            await self._prepare([assignment.partition])
+            # That the store was replaced must be seen by all partitions, not be hidden by one of them.
+            await self._prepare([assignment.partition], accept_server=False)
 
     def _distrust_store(self, sign: str) -> None:
         """The store may have lost writes: nothing more is done in any partition before it is repaired."""
@@ -351,7 +354,20 @@ class Dispatcher:
         self._repair.noticed(sign)
         for partition in partitions:
             self._forsake(partition)
-        self._prepare_soon(self._prepare(partitions))
+        self._prepare_soon(self._start_over(partitions))
+
+    async def _start_over(self, partitions: list[Partition]) -> None:
+        """Repairs the store and takes everything again, after all that is under way has come to an end.
+
+        A turn that goes on would find an older session in the store, and write after it; and a reply that is published
+        while the reply topic is read would be in the topic and not in the store.
+        """
+        if running := list(self._tasks.values()):
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+        await self._settle_publishing()
+        await self._prepare(partitions)
 
     def _forsake(self, partition: Partition) -> None:
         """Lets go of the partition, and reads no further, until it is prepared anew."""

@@ -98,12 +98,13 @@ class Rights:
         self._repair = repair
         self._incarnations = incarnations
 
-    async def obtain(self, partitions: list[Partition], unready: set[Partition]) -> Granted:
+    async def obtain(self, partitions: list[Partition], unready: set[Partition], *, accept_server: bool) -> Granted:
         """The right to `partitions`, as soon as store and broker answer. Those in `unready`, of which records came
-        before, are rewound, and taken out of it."""
+        before, are rewound, and taken out of it. `accept_server`: whichever server is the store now; no turn may be
+        under way then."""
         async for attempt in _patiently():
             with attempt:
-                return await self._obtain(partitions, unready)
+                return await self._obtain(partitions, unready, accept_server)
         raise AssertionError("retries without end")
 
     async def reclaim(self, assignment: Assignment, unfinished_from: int) -> bool:
@@ -119,10 +120,11 @@ class Rights:
             return False
         return True
 
-    async def _obtain(self, partitions: list[Partition], unready: set[Partition]) -> Granted:
+    async def _obtain(self, partitions: list[Partition], unready: set[Partition], accept_server: bool) -> Granted:
         await self._learn_partitions(partitions)
-        # Whichever server answers: what it lacks is put back below.
-        await self._store.accept_server()
+        if accept_server:
+            # What it lacks is put back below.
+            await self._store.accept_server()
         fence = Fence("partition", await self._store.next_fence())
         committed = await self._consumer.committed_offsets(partitions)
         try:

@@ -60,6 +60,30 @@ def store_table(report: Report, divided: Mapping[str, tuple[str, str]]) -> Table
     return table
 
 
+def lanes_table(report: Report) -> Table:
+    """Per length of work what was reached, and its share of lanes ÷ work."""
+    conditions = report.figures["conditions"]
+    table = Table(
+        title="lanes: medians of {rounds} rounds of {seconds:g} s, {lanes} sessions in one partition".format_map(
+            conditions
+        ),
+        caption="{cpus} CPUs, Python {python}, Apache Kafka {kafka}".format_map(conditions),
+    )
+    table.add_column("work per record")
+    for heading in ("records/s", "of lanes ÷ work", "added delay p50", "p99"):
+        table.add_column(heading, justify="right")
+    for work, figures in report.figures["work"].items():
+        ratio = report.ratios.get(f"work_{work.replace(' ', '')}")
+        table.add_row(
+            work,
+            number(figures["records_per_s"]),
+            "" if ratio is None else number(ratio),
+            f"{number(figures['added_ms_p50'])} ms",
+            f"{number(figures['added_ms_p99'])} ms",
+        )
+    return table
+
+
 def with_unit(figure: str, value: float) -> str:
     """`value` of a figure that is a time or a rate."""
     return f"{number(value)} µs" if figure.endswith("_us") else f"{number(value)}/s"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ops.bench.report import Report, store_table, turns_table
+from ops.bench.report import Report, lanes_table, store_table, turns_table
 from ops.cli.console import err, out, print_json
 from ops.errors import OpsError
 
@@ -54,6 +54,22 @@ def store(
         print_json(asdict(report))
     else:
         out.print(store_table(report, RATIOS))
+
+
+@app.command()
+def lanes(
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each length of work.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Length of one run, if nothing is added.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """What key order costs: one partition, 100 sessions, work of 0 to 50 ms per record."""
+    from ops.bench.lanes import run
+
+    report = _measured(lambda progress: run(rounds, seconds, progress))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        out.print(lanes_table(report))
 
 
 def _measured(run: Run) -> Report:

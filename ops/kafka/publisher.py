@@ -105,6 +105,18 @@ class KafkaPublisher:
         if not await producer.client.force_metadata_update():
             raise BrokerUnavailable("No Kafka broker answers.")
 
+    async def settle(self) -> None:
+        """Returns when everything that was sent, also by those who no longer wait for it, is acknowledged or refused;
+        at the latest after the time limit."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                if self._producer is not None:
+                    await self._producer.flush()
+        except TimeoutError:
+            log.warning("publishing_not_settled", seconds=self._timeout)
+        if self._retired:
+            await asyncio.wait(self._retired, timeout=self._timeout)
+
     async def close(self) -> None:
         """Delivers what is under way, within the time limit."""
         self._retire(self._producer)

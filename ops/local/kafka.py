@@ -48,7 +48,8 @@ class KafkaServer:
 
         `optimize` lets the JVM compile hot code fully: slower to start, faster under long load (for benches).
         """
-        self.node = node or KafkaNode(1, *free_ports(2))
+        port, controller_port = free_ports(2)
+        self.node = node or KafkaNode(1, port, controller_port)
         self._nodes = nodes or (self.node,)
         self._directory = directory
         self._optimize = optimize

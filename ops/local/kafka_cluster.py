@@ -1,5 +1,6 @@
 """Several Kafka nodes on this machine, to see what happens when one of them dies."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -18,14 +19,30 @@ class KafkaCluster:
     With three, topics have three replicas and two must be in sync, so that one node may die without loss.
     """
 
-    def __init__(self, directory: Path, *, brokers: int = 3) -> None:
-        ports = free_ports(2 * brokers)
-        nodes = [KafkaNode(n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        brokers: int = 3,
+        extra_host: str | None = None,
+        overrides: Mapping[str, object] | None = None,
+    ) -> None:
+        """`extra_host` and `overrides` as in `KafkaNode`."""
+        ports = iter(free_ports(3 * brokers))
+        nodes = [
+            KafkaNode(n, next(ports), next(ports), extra_host, next(ports), overrides or {})
+            for n in range(1, brokers + 1)
+        ]
         self.servers = [KafkaServer(directory / f"node-{node.node_id}", node=node, nodes=nodes) for node in nodes]
 
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(server.bootstrap_servers for server in self.servers)
+
+    @property
+    def extra_bootstrap_servers(self) -> str:
+        """For clients that reach `extra_host` only."""
+        return ",".join(f"{server.node.extra_host}:{server.node.extra_port}" for server in self.servers)
 
     def start(self) -> None:
         """Start all nodes and return once each serves.

@@ -1,7 +1,7 @@
 """What a local Apache Kafka node is configured with: KRaft, every node both broker and controller."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.local.ports import LOOPBACK
@@ -12,6 +12,11 @@ class KafkaNode:
     node_id: int
     port: int
     controller_port: int
+    extra_host: str | None = None
+    """Another address of this machine, for clients that don't reach loopback."""
+    extra_port: int = 0
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Broker settings that go before ours."""
 
     @property
     def address(self) -> str:
@@ -55,4 +60,8 @@ def server_properties(node: KafkaNode, nodes: Sequence[KafkaNode], log_dir: Path
         # A killed broker may not register again before its old session ends. Nobody takes over from a single
         # node, so it can be short; a cluster keeps Kafka's default, as its failover is what is looked at.
         settings |= {"broker.session.timeout.ms": 3_000, "broker.heartbeat.interval.ms": 500}
+    if node.extra_host is not None:
+        settings["listeners"] = f"{settings['listeners']},ELSEWHERE://{node.extra_host}:{node.extra_port}"
+        settings["listener.security.protocol.map"] = "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT,ELSEWHERE:PLAINTEXT"
+    settings |= node.overrides
     return "".join(f"{name}={value}\n" for name, value in settings.items())

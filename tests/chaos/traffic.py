@@ -91,7 +91,10 @@ class PersistentCustomer:
         deadline = said.at + ANSWER_WITHIN_S
         again_at = 0.0
         while not self._answered(said):
-            assert time.monotonic() < deadline, f"{self.name}: {said.id} was not answered in {ANSWER_WITHIN_S:g} s"
+            assert time.monotonic() < deadline, (
+                f"{self.name} of {self.session_id}: {said.id} was not answered in {ANSWER_WITHIN_S:g} s; "
+                f"the last it saw: {self._customer.frames[-3:] if self._customer else None}"
+            )
             if self._customer is None or self._customer.gone:
                 await self._connect(deadline)
                 continue

@@ -170,6 +170,7 @@ class Rig:
         self.incarnations = Incarnations(self.store)
         self.marks = ReplyMarks(TOPICS.inbound)
         self.observer = Lost()
+        self.running_when_settled: list[int] = []
         self.made.append(self)
         run_turn: Callable[[Taken], Awaitable[None]] = self.turns
         self.dispatcher = Dispatcher(
@@ -182,6 +183,7 @@ class Rig:
             marks=self.marks,
             incarnations=self.incarnations,
             learn_partitions=self.learn_partitions,
+            settle_publishing=self.settle_publishing,
             observer=self.observer,
             settings=DispatchSettings(
                 concurrency=8,
@@ -190,6 +192,9 @@ class Rig:
                 queue_drain_timeout=queue_drain,
             ),
         )
+
+    async def settle_publishing(self) -> None:
+        self.running_when_settled.append(len(self.turns.running))
 
     async def learn_partitions(self, assigned: Iterable[Partition]) -> None:
         await asyncio.sleep(0)

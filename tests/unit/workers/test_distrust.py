@@ -25,12 +25,23 @@ async def test_a_turn_that_finds_a_loss_makes_its_partitions_be_repaired_and_rea
         await until(lambda: len(rig.repair.repaired) == 2 and P0 in rig.dispatcher.assignments)
         assert rig.repair.signs == [sign]
         rig.feed(P0)
+        await until(lambda: rig.turns.offsets == [0, 1, 0, 1])
         await rig.turns.end(1)
         await rig.turns.end(0)
-        await until(lambda: rig.turns.offsets.count(1) == 2)
-        await rig.turns.end(1)
         await rig.dispatcher.commit()
         assert rig.consumer.committed == {P0: 2}
+
+
+async def test_no_turn_is_under_way_while_the_store_is_repaired() -> None:
+    """U: a turn that tries again would find an older session, and write after it."""
+    async with working("a", "b") as rig:
+        under_repair: list[int] = []
+        rig.repair.on_run = lambda: under_repair.append(len(rig.turns.running))
+        await rig.turns.end(0, StoreReplaced("another"))
+        await until(lambda: P0 in rig.dispatcher.assignments)
+        assert rig.turns.cancelled == [1]
+        assert rig.running_when_settled == [0], "what it had sent is waited for after it ended"
+        assert under_repair == [0]
 
 
 async def test_a_commit_that_finds_another_server_commits_nothing_before_the_repair() -> None:
@@ -63,8 +74,9 @@ async def test_a_commit_that_finds_another_server_commits_nothing_before_the_rep
 
 async def test_many_turns_that_find_the_same_loss_cause_one_repair() -> None:
     async with working("a", "b", "c") as rig:
-        for offset in (0, 1, 2):
-            await rig.turns.end(offset, StoreReplaced("another"))
+        await until(lambda: len(rig.turns.running) == 3)
+        for _, turn in rig.turns.running:
+            turn.set_exception(StoreReplaced("another"))
         await until(lambda: P0 in rig.dispatcher.assignments)
         await asyncio.sleep(0)
         assert rig.repair.signs == ["server_replaced"]
