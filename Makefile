@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test lint bench services clean
+.PHONY: help setup run test lint bench chaos soak services clean
 
 help:
 	@echo "make setup     install the project and its pinned dependencies into $(VENV)"
 	@echo "make run       answer questions on this machine (supportstream dev)"
 	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing"
 	@echo "make lint      ruff, mypy, import rules"
-	@echo "make bench     the product beside the hand-written floor, then its store"
+	@echo "make bench     the product beside the hand-written floor, its store, its lanes"
+	@echo "make chaos     every fault on three brokers; CHAOS_SEED=n repeats a run, CHAOS_REPORT=file keeps its table"
+	@echo "make soak      two random faults at a time for ten minutes (SOAK_MINUTES)"
 	@echo "make services  only install what tests and benches run against"
 	@echo "make clean     remove $(VENV) and caches"
 
@@ -42,6 +44,13 @@ lint: setup
 bench: setup services
 	$(BIN)/supportstream bench turns
 	$(BIN)/supportstream bench store
+	$(BIN)/supportstream bench lanes
+
+chaos: setup services
+	CHAOS_CLUSTER=1 $(BIN)/pytest tests/chaos -m "not soak"
+
+soak: setup services
+	$(BIN)/pytest tests/chaos/test_soak.py -m soak
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -108,7 +108,8 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
 def broker_for(settings: GroupSettings) -> KafkaBroker:
     """FastStream's broker, for consuming only; our publisher sends."""
     return KafkaBroker(
-        settings.bootstrap_servers,
+        # FastStream takes a string for the address of one broker.
+        [server.strip() for server in settings.bootstrap_servers.split(",")],
         client_id=settings.client_id,
         metadata_max_age_ms=settings.metadata_max_age_ms,
         consumer_only=True,

@@ -48,6 +48,9 @@ class Faults:
     block_seconds: float = 0.0
     lose_response_every: int | None = None
     """Every so many commits Redis does what it is told and the answer is lost."""
+    jump_after: int | None = None
+    """After how many answers the process' wall clock jumps, once."""
+    jump_seconds: float = 0.0
     without: Guard | None = None
 
     def setting(self) -> dict[str, str]:
@@ -66,7 +69,7 @@ def main() -> None:
 def build_in(faults: Faults) -> None:
     if faults.kill_at is not None:
         _kill_at(faults.kill_at, faults.kill_after)
-    if faults.think_seconds or faults.think_jitter or faults.poison or faults.block_after is not None:
+    if faults != Faults():
         _trouble_generator(faults)
     if faults.dead_letters_away_seconds:
         _refuse_dead_letters(faults.dead_letters_away_seconds)
@@ -129,6 +132,8 @@ def _trouble_generator(faults: Faults) -> None:
         answers += 1
         if answers == faults.block_after:
             time.sleep(faults.block_seconds)  # noqa: ASYNC251 - that is the fault
+        if answers == faults.jump_after:
+            _jump(faults.jump_seconds)
         if faults.poison is not None and faults.poison in question.message.text:
             raise RuntimeError("poison (a test's fault)")
         if faults.think_seconds or faults.think_jitter:
@@ -136,6 +141,13 @@ def _trouble_generator(faults: Faults) -> None:
         return await generate(self, question, emit)
 
     NullGenerator.generate = thoughtful  # type: ignore[method-assign]
+
+
+def _jump(seconds: float) -> None:
+    """As when somebody sets the machine's clock: the monotonic clock does not notice."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
 
 
 def _refuse_dead_letters(seconds: float) -> None:
