@@ -43,7 +43,7 @@ class GroupSettings:
     fetch_max_wait_ms: int = 500
     metadata_max_age_ms: int = 10_000
     """How soon added partitions are noticed, and divided among the members."""
-    max_records: int = 1_000
+    max_records: int = 250
     security: BaseSecurity | None = None
     connection: dict[str, Any] = field(default_factory=dict)
 

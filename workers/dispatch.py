@@ -28,6 +28,8 @@ LaneWork = Work[Partition, Taken]
 
 STARTED_AT_ONCE = 64
 """Lane heads started in one turn of the event loop."""
+ENDED_IN_A_ROW = 16
+"""Works of one lane that one task runs; turns that wait for nothing must not keep the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,26 +307,44 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._start_ready)
 
     async def _run(self, work: LaneWork) -> None:
-        done = False
-        try:
-            await self._run_turn(work.item)
-            done = True
-        except NotOwner as error:
-            self._check_ownership(work, error)
-        except (StoreReplaced, StoreForgot) as error:
-            log.warning("store_distrusted", error=str(error))
-            if self._is_current(work):
-                self._distrust_store("server_replaced" if isinstance(error, StoreReplaced) else "session_behind")
-        except Exception:
-            log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
-        finally:
-            del self._tasks[work]
+        """Runs a lane's head, then those behind it while no other lane waits for the place: a task for each would
+        start only after everybody else's in this turn of the event loop."""
+        following: LaneWork | None = work
+        ended = 0
+        while following is not None:
+            work, done = following, False
+            try:
+                await self._run_turn(work.item)
+                done = True
+            except NotOwner as error:
+                self._check_ownership(work, error)
+            except (StoreReplaced, StoreForgot) as error:
+                log.warning("store_distrusted", error=str(error))
+                if self._is_current(work):
+                    self._distrust_store("server_replaced" if isinstance(error, StoreReplaced) else "session_behind")
+            except Exception:
+                log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
+            finally:
+                ended += 1
+                following = self._end(work, done, go_on=ended < ENDED_IN_A_ROW)
+
+    def _end(self, work: LaneWork, done: bool, *, go_on: bool) -> LaneWork | None:
+        """Ends running work. Returns what its task shall run next; only after work that is done."""
+        task = self._tasks.pop(work)
+        following = None
+        if done and go_on:
+            following = self._lanes.finish_and_go_on(work)
+        else:
             self._lanes.finish(work)
-            self._forget_cancel(work)
-            if done and self._is_current(work):
-                self._commits.done(work.partition, work.item.record.offset)
-                self._resume_drained(work.partition)
+        if following is not None:
+            self._tasks[following] = task
+        self._forget_cancel(work)
+        if done and self._is_current(work):
+            self._commits.done(work.partition, work.item.record.offset)
+            self._resume_drained(work.partition)
+        if following is None:
             self._start_soon()
+        return following
 
     def _is_current(self, work: LaneWork) -> bool:
         """Whether `work` belongs to the present assignment of its partition."""

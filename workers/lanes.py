@@ -76,6 +76,18 @@ class Lanes(Generic[P, T]):
         else:
             del self._lanes[work.lane]
 
+    def finish_and_go_on(self, work: Work[P, T]) -> Work[P, T] | None:
+        """As `finish`. Where no other lane waits for the place, the lane's next head takes it at once, and is
+        returned."""
+        lane = self._lanes[work.lane]
+        if self._ready or not lane.waiting or lane.running is not work:
+            self.finish(work)
+            return None
+        self._running.remove(work)
+        lane.running = lane.waiting.popleft()
+        self._running.add(lane.running)
+        return lane.running
+
     def revoke(self, partition: P) -> list[Work[P, T]]:
         """Drops and returns what waits of `partition`; it will be redelivered to whoever owns it next. What runs goes
         on."""

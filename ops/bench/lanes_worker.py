@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import orjson
 import uvloop
 
+from ops.logs import configure_logging
 from ops.processes.serving import settle_memory
 from store.l1 import L1Cache
 from store.memory import MemorySessionStore
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, required=True)
     parser.add_argument("--work-ms", type=float, required=True)
     chosen = parser.parse_args()
+    configure_logging("warning", "json")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         consumed = runner.run(
             consume(chosen.servers, chosen.topic, chosen.records, chosen.lanes, chosen.work_ms / 1000)

@@ -47,6 +47,25 @@ def test_a_busy_session_holds_back_only_itself() -> None:
     assert lanes.take() is other
 
 
+def test_a_lane_goes_on_at_once_while_nobody_waits_for_its_place() -> None:
+    lanes: Lanes[int, int] = Lanes(concurrency=1)
+    first, second, third = work("a", 1), work("a", 2), work("a", 3)
+    for each in (first, second, third):
+        lanes.offer(each)
+    assert lanes.take() is first
+    assert lanes.finish_and_go_on(first) is second
+    assert lanes.running() == {second}
+    other = work("b", 4)
+    lanes.offer(other)
+    assert lanes.finish_and_go_on(second) is None, "P: another lane waits"
+    assert lanes.take() is other
+    lanes.finish(other)
+    assert lanes.take() is third
+    assert lanes.finish_and_go_on(third) is None
+    with pytest.raises(KeyError):
+        lanes.finish_and_go_on(third)
+
+
 def test_no_more_lanes_run_than_allowed() -> None:
     lanes: Lanes[int, int] = Lanes(concurrency=2)
     for n, lane in enumerate("abc"):
@@ -188,6 +207,24 @@ class WorkerMachine(RuleBasedStateMachine):
         if succeeds and partition in self.owned and work.generation == self.generation[partition]:
             self.commits.done(partition, offset)
             self.unfinished[partition].discard(offset)
+
+    @rule(target=running, work=consumes(running))
+    def finish_and_go_on(self, work: Work[int, Item]) -> MultipleResults[Work[int, Item]]:
+        self.in_progress.remove(work)
+        following = self.lanes.finish_and_go_on(work)
+        _, partition, offset = work.item
+        if partition in self.owned and work.generation == self.generation[partition]:
+            self.commits.done(partition, offset)
+            self.unfinished[partition].discard(offset)
+        if following is None:
+            return multiple()
+        session, partition, offset = following.item
+        assert session == work.lane
+        place = (session, partition, following.generation)
+        assert offset > self.last_started.get(place, -1), "a session's records run out of order (O)"
+        self.last_started[place] = offset
+        self.in_progress.add(following)
+        return multiple(following)
 
     @rule()
     def commit(self) -> None:
