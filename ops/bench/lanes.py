@@ -22,6 +22,8 @@ import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from ops.bench.failover import measure_failover
+from ops.bench.lanes_worker import HOT
 from ops.bench.measure import BenchError
 from ops.bench.report import Report
 from ops.bench.services import Services, local_services
@@ -29,6 +31,11 @@ from ops.local.kafka import KAFKA_VERSION
 
 LANES = 100
 WORKS_MS = (0.0, 1.0, 10.0, 50.0)
+HOT_KEY = {"within_bound": 40, "beyond_bound": 2}
+"""Beside the others, every so manieth record is of one hot session: with 10 ms of work its queue stays below the
+partition's bound, or goes far beyond it."""
+_HOT_RECORDS = 4_000
+_HOT_WORK_MS = 10.0
 _MOST_RECORDS_PER_S = 25_000
 """About what a consumer without work may reach: how many records fill a measurement."""
 _BROKER_WARM_UP_RECORDS = 100_000
@@ -37,14 +44,15 @@ _PATIENCE_S = 120.0
 Progress = Callable[[int, int, str], None]
 
 
-def run(rounds: int, seconds: float, progress: Progress) -> Report:
-    """`rounds` runs of each length of work, each about `seconds` long if nothing is added.
+def run(rounds: int, seconds: float, failover_rounds: int, progress: Progress) -> Report:
+    """`rounds` runs of each length of work, each about `seconds` long if nothing is added; then `failover_rounds`
+    deaths of a worker and of a broker.
 
     Raises:
         ServerError: Kafka can't be started.
         BenchError: a run broke the order, or committed something else than all.
     """
-    steps = 1 + rounds * len(WORKS_MS)
+    steps = 1 + rounds * len(WORKS_MS) + 2 * failover_rounds
     runs: dict[float, list[dict[str, float]]] = {work_ms: [] for work_ms in WORKS_MS}
     with local_services() as services:
         progress(0, steps, "warming up the broker")
@@ -55,8 +63,19 @@ def run(rounds: int, seconds: float, progress: Progress) -> Report:
                 done += 1
                 progress(done, steps, f"{work_ms:g} ms of work, round {number + 1} of {rounds}")
                 runs[work_ms].append(_run_once(services, _records(work_ms, seconds), work_ms))
+        progress(done, steps, "a hot session")
+        hot = {
+            name: _run_once(services, _HOT_RECORDS, _HOT_WORK_MS, hot_every=every) for name, every in HOT_KEY.items()
+        }
+    report = report_of(runs, {"rounds": rounds, "seconds": seconds})
+    report.figures["hot_key"] = hot
+    if failover_rounds:
+        deaths = measure_failover(failover_rounds, lambda seen: progress(done + 1 + seen, steps, "failover"))
+        report.figures["failover_s"] = {
+            who: {"median": median(each), "worst": max(each)} for who, each in deaths.items()
+        }
     progress(steps, steps, "done")
-    return report_of(runs, {"rounds": rounds, "seconds": seconds})
+    return report
 
 
 def report_of(runs: dict[float, list[dict[str, float]]], conditions: dict[str, object]) -> Report:
@@ -95,9 +114,10 @@ def _records(work_ms: float, seconds: float) -> int:
     return int(rate * seconds) // LANES * LANES
 
 
-def _run_once(services: Services, records: int, work_ms: float) -> dict[str, float]:
+def _run_once(services: Services, records: int, work_ms: float, *, hot_every: int | None = None) -> dict[str, float]:
+    """`hot_every`: every so manieth record is of the hot session."""
     topic = f"bench-lanes-{secrets.token_hex(4)}"
-    asyncio.run(_fill(services.bootstrap_servers, topic, records))
+    asyncio.run(_fill(services.bootstrap_servers, topic, records, hot_every))
     consumed = _consume(services.bootstrap_servers, topic, records, work_ms)
     return figures_of(consumed, records)
 
@@ -110,14 +130,14 @@ def figures_of(consumed: dict[str, Any], records: int) -> dict[str, float]:
         raise BenchError(f"of {records} records {consumed['records']} ran, {consumed['committed']} are committed")
     added = sorted(consumed["added_ms"])
     return {
-        "records_per_s": records / consumed["seconds"],
+        "records_per_s": consumed["others"] / consumed["seconds"],
         "added_ms_p50": added[len(added) // 2],
         "added_ms_p99": added[len(added) * 99 // 100],
     }
 
 
-async def _fill(servers: str, topic: str, records: int) -> None:
-    """Records of all sessions in turn, in one partition."""
+async def _fill(servers: str, topic: str, records: int, hot_every: int | None) -> None:
+    """Records of all sessions in turn, in one partition, and among them those of the hot one."""
     admin = AIOKafkaAdminClient(bootstrap_servers=servers)
     await admin.start()
     await admin.create_topics([NewTopic(topic, 1, 1)])
@@ -126,8 +146,14 @@ async def _fill(servers: str, topic: str, records: int) -> None:
     await producer.start()
     try:
         keys = [f"s-{lane}".encode() for lane in range(LANES)]
+        hot = HOT.encode()
         sent = [
-            await producer.send(topic, b'{"id": "%d", "text": "Where is my order?"}' % n, keys[n % LANES], 0)
+            await producer.send(
+                topic,
+                b'{"id": "%d", "text": "Where is my order?"}' % n,
+                hot if hot_every and n % hot_every == 0 else keys[n % LANES],
+                0,
+            )
             for n in range(records)
         ]
         await asyncio.gather(*sent)

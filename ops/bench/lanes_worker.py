@@ -32,13 +32,20 @@ class Consumed:
     """What a run came to."""
 
     records: int
+    """How many ran, those of the hot session included."""
+    others: int
+    """How many of them were not the hot session's."""
     seconds: float
-    """From taking the first record to the end of the last one's work."""
+    """From taking the first record to the end of the last one's work, the hot session's left out."""
     added_ms: list[float]
-    """Of every record, how long its lane stood still before it: since the lane's work before ended, or since it was
-    taken if that was later; with how long its work took beyond its length."""
+    """Of every record but the hot session's, how long its lane stood still before it: since the lane's work before
+    ended, or since it was taken if that was later; with how long its work took beyond its length."""
     order_broken: int
     committed: int
+
+
+HOT = "hot"
+"""The session that has a queue of its own, where a run has one."""
 
 
 class NoRepair:
@@ -75,9 +82,11 @@ class Work:
         if self._seconds:
             await asyncio.sleep(self._seconds)
         self._running.discard(lane)
-        self.last = now = time.monotonic()
+        now = time.monotonic()
         self._lanes[lane] = (offset, now)
-        self.added.append(begun - max(ended, taken.taken_at) + (now - begun - self._seconds))
+        if lane != HOT:
+            self.last = now
+            self.added.append(begun - max(ended, taken.taken_at) + (now - begun - self._seconds))
         self.done += 1
         if self.done == self._expected:
             self.finished.set()
@@ -105,7 +114,7 @@ async def consume(servers: str, topic: str, records: int, lanes: int, work_s: fl
         learn_partitions=learn_partitions,
         settle_publishing=nothing_published,
         observer=SilentObserver(),
-        settings=DispatchSettings(concurrency=lanes),
+        settings=DispatchSettings(concurrency=lanes + 1),
     )
     settle_memory()
     await app.start(dispatcher)
@@ -117,6 +126,7 @@ async def consume(servers: str, topic: str, records: int, lanes: int, work_s: fl
     progress = await store.progress([str(place)])
     return Consumed(
         records=work.done,
+        others=len(work.added),
         seconds=work.last - work.first,
         added_ms=[round(seconds * 1000, 3) for seconds in work.added],
         order_broken=work.order_broken,

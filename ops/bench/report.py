@@ -81,6 +81,17 @@ def lanes_table(report: Report) -> Table:
             f"{number(figures['added_ms_p50'])} ms",
             f"{number(figures['added_ms_p99'])} ms",
         )
+    for name, figures in report.figures.get("hot_key", {}).items():
+        table.add_row(
+            f"10 ms, beside a hot session {name.replace('_', ' the ')}",
+            number(figures["records_per_s"]),
+            "",
+            f"{number(figures['added_ms_p50'])} ms",
+            f"{number(figures['added_ms_p99'])} ms",
+        )
+    for who, seconds in report.figures.get("failover_s", {}).items():
+        table.add_section()
+        table.add_row(f"first reply after kill -9 of a {who}", f"{number(seconds['median'])} s", "", "", "")
     return table
 
 

@@ -60,12 +60,13 @@ def store(
 def lanes(
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each length of work.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of one run, if nothing is added.")] = 5.0,
+    failover: Annotated[int, typer.Option(min=0, help="Deaths of a worker, and of a broker; 0: none.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """What key order costs: one partition, 100 sessions, work of 0 to 50 ms per record."""
+    """What key order costs: one partition, 100 sessions, 0 to 50 ms of work per record. And how long failover takes."""
     from ops.bench.lanes import run
 
-    report = _measured(lambda progress: run(rounds, seconds, progress))
+    report = _measured(lambda progress: run(rounds, seconds, failover, progress))
     if as_json:
         print_json(asdict(report))
     else:

@@ -38,6 +38,7 @@ def nodes_setting(nodes: list[RedisServer]) -> dict[str, str]:
     }
 
 
+@pytest.mark.chaos
 async def test_a_holder_freezes_past_its_lease_and_wakes(experiment: NewExperiment) -> None:
     """O, D: it still believes that it holds its locks; the store knows better."""
     async with experiment("locks: holder SIGSTOPped past its lease, SIGCONT", customers=48, **LOCKED) as it:
@@ -108,7 +109,8 @@ async def test_the_clock_of_a_lock_node_jumps(experiment: NewExperiment, lock_no
         await it.finish()
 
 
-@pytest.mark.parametrize("hours", [-1, pytest.param(1, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("hours", [-1, 1])
 async def test_the_clock_of_a_worker_jumps(experiment: NewExperiment, hours: int) -> None:
     """Times in events come from it; order, ownership and expiry must not."""
     async with experiment(f"clock: one of two workers, {hours:+d} h") as it:

@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import orjson
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from schemas.partition import home_partition
@@ -64,6 +65,7 @@ async def test_the_dead_letter_topic_is_away(experiment: NewExperiment) -> None:
         await it.finish()
 
 
+@pytest.mark.chaos
 async def test_everything_comes_twice(experiment: NewExperiment) -> None:
     """D: by customers who say it again, and by a system that sends it again, with the same id."""
     async with experiment("records: every second one published twice") as it:

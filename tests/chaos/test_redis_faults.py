@@ -77,6 +77,7 @@ async def test_redis_has_no_memory_left_for_a_while(experiment: NewExperiment, r
         assert letters(workers) == 0
 
 
+@pytest.mark.chaos
 async def test_responses_of_commits_are_lost(experiment: NewExperiment, redis_of_its_own: RedisServer) -> None:
     async with experiment("Redis: every 7th commit's response lost", redis=redis_of_its_own.url) as it:
         forgetful = Faults(lose_response_every=7).setting()
@@ -90,6 +91,7 @@ async def test_responses_of_commits_are_lost(experiment: NewExperiment, redis_of
         await it.finish()
 
 
+@pytest.mark.chaos
 async def test_all_connections_to_redis_are_cut_again_and_again(
     experiment: NewExperiment, redis_of_its_own: RedisServer
 ) -> None:
@@ -107,6 +109,7 @@ async def test_all_connections_to_redis_are_cut_again_and_again(
         await it.finish()
 
 
+@pytest.mark.chaos
 async def test_redis_freezes_for_longer_than_the_socket_timeout(
     experiment: NewExperiment, redis_of_its_own: RedisServer
 ) -> None:
@@ -125,6 +128,7 @@ async def test_redis_freezes_for_longer_than_the_socket_timeout(
         await it.finish()
 
 
+@pytest.mark.chaos
 async def test_redis_is_killed_and_comes_back_empty(experiment: NewExperiment, redis_of_its_own: RedisServer) -> None:
     async with experiment("Redis: kill -9, back empty", redis=redis_of_its_own.url) as it:
         workers = await start(it)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import orjson
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
@@ -84,6 +85,7 @@ async def assert_asked_in_order(it: Experiment) -> None:
         assert ids == [said.id for said in customer.said]
 
 
+@pytest.mark.chaos
 async def test_a_topic_that_was_created_again_is_refused_until_somebody_adopts_it(experiment: NewExperiment) -> None:
     """L: nothing of the new topic is skipped because the old one had come further."""
     async with experiment("topics: inbound topic created again", customers=6) as it:

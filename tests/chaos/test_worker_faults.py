@@ -24,7 +24,13 @@ THINKING = Faults(think_seconds=0.3)
 """Answers take so long that a fault finds most workers in mid-turn."""
 
 
-@pytest.mark.parametrize("point", get_args(Failpoint))
+POINTS = [
+    pytest.param(point, marks=pytest.mark.chaos if point in ("before_commit_turn", "before_group_commit") else ())
+    for point in get_args(Failpoint)
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
 async def test_a_worker_is_killed_in_a_turn(experiment: NewExperiment, point: Failpoint) -> None:
     async with experiment(f"worker: kill -9 {WHERE[point]}") as it:
         after = it.rng.randint(2, 3) if point == "before_group_commit" else it.rng.randint(100, 200)
@@ -109,6 +115,7 @@ async def test_a_worker_is_told_to_stop_while_answers_take_longer_than_it_may(ex
         await it.finish()
 
 
+@pytest.mark.chaos
 async def test_a_worker_is_told_to_stop_twice(experiment: NewExperiment) -> None:
     """L: the second signal ends it at once."""
     async with experiment("worker: SIGTERM twice in mid-generation") as it:
@@ -125,6 +132,33 @@ async def test_a_worker_is_told_to_stop_twice(experiment: NewExperiment) -> None
             assert time.monotonic() - began < 2.0
             await it.traffic.answered_more(100)
         await it.finish()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_a_worker_with_an_instance_id_is_restarted(experiment: NewExperiment, how: str) -> None:
+    """Static membership: within the session timeout nobody else's partitions move."""
+    settings = {"WORKER_SESSION_TIMEOUT_MS": "20000", "LOG_LEVEL": "info"}
+    async with experiment(f"worker: {how} and started again, static membership", **settings) as it:
+        victim, other = it.pipeline.worker(WORKER_INSTANCE_ID="w1"), it.pipeline.worker(WORKER_INSTANCE_ID="w2")
+        await it.start(workers=[victim, other], ingresses=[it.pipeline.ingress()])
+        before = await asyncio.to_thread(partitions_of, other)
+        assigned = times_assigned(other)
+        async with it.fault():
+            if how == "killed":
+                victim.server.kill()
+            else:
+                assert await asyncio.to_thread(victim.server.stop, 30.0) == 0
+            await asyncio.to_thread(victim.server.start)
+            await asyncio.to_thread(it.pipeline.ready)
+            await it.traffic.answered_more(100)
+        assert await asyncio.to_thread(partitions_of, other) == before
+        assert times_assigned(other) == assigned, "the other worker's partitions were taken away"
+        await it.finish()
+
+
+def times_assigned(worker: Process) -> int:
+    return worker.server.log_path.read_text(encoding="utf-8").count("partitions_ready")
 
 
 @pytest.mark.chaos

@@ -106,56 +106,6 @@ async def assert_nothing_is_committed_beyond(pipeline: Pipeline, log_ends: dict[
     await eventually(committed, f"the group has committed {log_ends}")
 
 
-async def test_a_worker_is_killed_in_mid_load(pipeline: Pipeline) -> None:
-    ingress, victim, heir = pipeline.ingress(), pipeline.worker(), pipeline.worker()
-    await asyncio.to_thread(pipeline.ready)
-    owned = await asyncio.to_thread(partitions_of, victim)
-    assert 0 < len(owned) < 12
-    load = Load([ingress])
-    await load.start(ingress)
-    await load.grown_by(BEFORE)
-    assert await asyncio.to_thread(victim.metric, "supportstream_turn_seconds_count") > 0, "it had no traffic"
-    # Frozen first: what is accepted now is certainly open in its partitions when it dies.
-    victim.server.pause()
-    accepted_before = load.accepted()
-
-    async def open_work() -> set[str]:
-        return {
-            id
-            for id, session in load.accepted().items()
-            if id not in load.answered() and id not in accepted_before and home_partition(session, 12) in owned
-        }
-
-    orphans = await eventually(open_work, "open work in the victim's partitions")
-    victim.server.kill()
-    await load.grown_by(AFTER)
-    await load.stop()
-    await load.all_answered()
-    assert orphans <= load.answered()
-    assert await asyncio.to_thread(partitions_of, heir) == set(range(12))
-    await assert_all_is_well(pipeline, load)
-    await load.leave()
-
-
-async def test_a_worker_is_killed_without_warning_again_and_again(pipeline: Pipeline) -> None:
-    """The blow falls anywhere between two steps of a turn, not where we froze it."""
-    ingress = pipeline.ingress()
-    workers = [pipeline.worker(), pipeline.worker()]
-    await asyncio.to_thread(pipeline.ready)
-    load = Load([ingress])
-    await load.start(ingress)
-    for _ in range(2):
-        await load.grown_by(BEFORE)
-        workers.pop(0).server.kill()
-        workers.append(pipeline.worker())
-        await asyncio.to_thread(pipeline.ready)
-    await load.grown_by(AFTER)
-    await load.stop()
-    await load.all_answered()
-    await assert_all_is_well(pipeline, load)
-    await load.leave()
-
-
 async def test_a_worker_that_is_asked_to_stop_drains_and_leaves_nothing_behind(pipeline: Pipeline) -> None:
     ingress, leaving, heir = pipeline.ingress(), pipeline.worker(), pipeline.worker()
     await asyncio.to_thread(pipeline.ready)
