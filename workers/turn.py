@@ -78,6 +78,9 @@ class TurnProcessor:
         self._now = now
         self.partitions = 0
         """How many partitions inbound, replies and deltas have; set before the first turn."""
+        self.max_reply_bytes = MAX_EVENT_BYTES
+        """What the reply topic takes. It must be known before a turn is written: a reply that is in the store and that
+        Kafka refuses would be a gap in the topic for ever."""
 
     async def run(self, taken: Taken, failure: Failure | None = None) -> None:
         """Answers `taken`, or finds that it was; with a `failure`, tells the customer so, as a turn of its own.
@@ -136,8 +139,10 @@ class TurnProcessor:
                 unpublished = False
             after = evolve(session, fact)
             reply = encode_reply(fact)
-            if len(reply) > MAX_EVENT_BYTES:
-                raise PermanentError("reply_too_large", f"The reply has {len(reply)} bytes; {MAX_EVENT_BYTES} fit.")
+            if len(reply) > self.max_reply_bytes:
+                raise PermanentError(
+                    "reply_too_large", f"The reply has {len(reply)} bytes; {self.max_reply_bytes} fit."
+                )
             outcome = await parts.store.commit_turn(
                 after,
                 expected_version=session.version if session else 0,

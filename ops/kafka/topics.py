@@ -86,6 +86,15 @@ class TopicAdmin:
         [described] = await self._client.describe_topics([topic])
         return len(described["partitions"])
 
+    async def max_message_bytes(self, topic: str) -> int | None:
+        """The largest batch of records that the topic takes; None where the broker doesn't tell."""
+        try:
+            configs = await self._configs([topic])
+        except (KafkaError, ValueError):  # it doesn't know the question, or doesn't let us ask
+            return None
+        told = configs.get(topic, {}).get("max.message.bytes")
+        return int(told) if told else None
+
     async def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """What the consumer group has committed."""
         offsets = await self._client.list_consumer_group_offsets(group)

@@ -12,11 +12,12 @@ import structlog
 from ops import wiring
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.topics import TopicAdmin
 from ops.metrics import Metrics
 from ops.settings import Settings
 from ops.store_report import guards
 from schemas.publishing import PublishError
-from schemas.topics import TopicNames
+from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.errors import StoreError
 from store.l1 import L1Cache
 from store.protocol import SessionStore
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from workers.retrieval.embedder import Embedder
 
 log = structlog.get_logger(__name__)
+
+REPLY_FRAMING_BYTES = 1_024
+"""More than key, headers and the batch around a reply take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ async def running_worker(
 
             metrics.watch_cache("worker", parts.l1)
             metrics.watch_locks(store)
+            parts.turns.max_reply_bytes = await _largest_reply(connection, topics.replies)
             await app.start(parts.dispatcher)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
@@ -121,6 +126,15 @@ async def running_worker(
         raise OpsError(str(error)) from error
     finally:
         await kafka.close()
+
+
+async def _largest_reply(connection: KafkaConnection, topic: str) -> int:
+    async with TopicAdmin(connection) as admin:
+        limit = await admin.max_message_bytes(topic)
+    if limit is None or limit >= MAX_EVENT_BYTES + REPLY_FRAMING_BYTES:
+        return MAX_EVENT_BYTES
+    log.warning("reply_topic_takes_little", topic=topic, max_message_bytes=limit, hint="supportstream topics check")
+    return max(0, limit - REPLY_FRAMING_BYTES)
 
 
 def _described(settings: Settings) -> dict[str, object]:

@@ -7,6 +7,8 @@ import time
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas.partition import home_partition
 from tests.chaos.conftest import NewExperiment
@@ -100,6 +102,33 @@ async def test_records_come_outside_their_home(experiment: NewExperiment) -> Non
             for reason in ("null_key", "foreign_partition")
         }
         assert all(by_reason.values()), by_reason
+
+
+async def test_the_broker_takes_no_reply_as_large_as_some_are(experiment: NewExperiment) -> None:
+    """L, R: such a message is a dead letter before anything of it is stored, and the next one is answered."""
+    async with experiment("records: replies larger than the broker takes") as it:
+        await set_largest_reply(it, 4_096)
+        await it.start(workers=[it.pipeline.worker()], ingresses=[it.pipeline.ingress()])
+        async with it.fault(), producer(it.pipeline.bootstrap_servers) as kafka:
+            for customer in it.traffic.customers[:6]:
+                await send(it, kafka, customer.session_id, orjson.dumps({"id": "long", "text": "word " * 1_000}))
+                await send(it, kafka, customer.session_id, message("after"))
+            await it.traffic.answered_more(100)
+        await it.finish()
+        letters = await dead_letters(it)
+        assert [letter["reason"] for letter in letters] == ["reply_too_large"] * 6
+
+
+async def set_largest_reply(it: Experiment, size: int) -> None:
+    """What an operator's broker, or its default for topics, may be set to."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=it.pipeline.bootstrap_servers)
+    await admin.start()
+    try:
+        wanted = {"max.message.bytes": str(size)}
+        topic = ConfigResource(ConfigResourceType.TOPIC, it.pipeline.topics.replies, configs=wanted)
+        await admin.alter_configs([topic])
+    finally:
+        await admin.close()
 
 
 def message(id: str, **more: str) -> bytes:

@@ -97,6 +97,8 @@ class PersistentCustomer:
             )
             if self._customer is None or self._customer.gone:
                 await self._connect(deadline)
+                # What was said on the lost socket may never have arrived.
+                again_at = 0.0
                 continue
             accepted = any(frame["id"] == said.id for frame in self._customer.of_type("accepted"))
             if not accepted and time.monotonic() >= again_at:
