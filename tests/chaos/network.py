@@ -59,7 +59,7 @@ class NetworkNamespace:
         """Every packet waits for its turn, in both directions; one that would wait for over 3 s is lost."""
         shape = ("root", "tbf", "rate", f"{kbit_per_s}kbit", "burst", "2kb", "latency", "3s")
         self._inside("tc", "qdisc", "replace", "dev", "inner", *shape)
-        pass
+        _run("tc", "qdisc", "replace", "dev", self._outer, *shape)
 
     def unslow(self) -> None:
         self._inside("tc", "qdisc", "del", "dev", "inner", "root")

@@ -31,6 +31,10 @@ class FakeProducer:
         self.delivers = True
         self.deliveries: list[asyncio.Future[RecordMetadata]] = []
         self.stop_error: Exception | None = None
+        self.flushed = asyncio.Event()
+
+    async def flush(self) -> None:
+        await self.flushed.wait()
 
     async def start(self) -> None:
         self.started += 1
@@ -211,4 +215,23 @@ async def test_a_producer_that_cannot_be_stopped_hinders_nobody() -> None:
     with pytest.raises(BrokerUnavailable):
         await publisher.publish(RECORD)
     await publisher.publish(RECORD)
+    await publisher.close()
+
+
+async def test_settling_waits_for_what_was_sent_also_by_those_who_have_gone() -> None:
+    factory = Factory()
+    publisher = KafkaPublisher(factory, timeout_seconds=DEADLINE_S)
+    await publisher.start()
+    settling = asyncio.create_task(publisher.settle())
+    await asyncio.sleep(0.01)
+    assert not settling.done()
+    factory.made[0].flushed.set()
+    await settling
+    await publisher.close()
+
+
+async def test_settling_ends_at_the_time_limit() -> None:
+    publisher = KafkaPublisher(Factory(), timeout_seconds=0.05)
+    await publisher.start()
+    await publisher.settle()
     await publisher.close()
