@@ -60,7 +60,6 @@ class Experiment:
         """What the report says of it beside the figures."""
         self._ledger = ledger
         self._windows: list[tuple[float, float]] = []
-        self._refused = 0.0
 
     async def start(self, *, workers: Sequence[Process], ingresses: Sequence[Process], system: bool = True) -> None:
         """Returns when all are ready and the first answers came."""
@@ -92,17 +91,11 @@ class Experiment:
     def exit_code(server: ServerProcess) -> int:
         return server.stop()
 
-    def remember_refusals(self, worker: Process) -> float:
-        """Counts the writes that `worker` was refused so far; for one that is about to be ended."""
-        refused = refused_writes(worker)
-        self._refused += refused
-        return refused
-
-    async def finish(self, *, invariants: str = ALL, verify: Sequence[str] = ()) -> dict[str, Any]:
+    async def finish(self, *, invariants: str = ALL) -> dict[str, Any]:
         """Ends the traffic, then asks the checker and the customers; adds the row."""
         assert self._windows, "there was no fault"
         await self.traffic.stop()
-        found = await self.verify(*verify)
+        found = await self.verify()
         assert found["ok"], f"{self.name}: {broken(found)}"
         assert not self.traffic.complaints, f"{self.name}: {self.traffic.complaints[:5]}"
         assert self.messages_through > 0, f"{self.name}: no message went through the fault"
@@ -120,7 +113,7 @@ class Experiment:
                 invariants,
                 round(self.traffic.longest_wait(), 2),
                 int(again) + found["records"].get("published_again", 0),
-                int(self._refused + sum(map(refused_writes, workers))),
+                int(sum(map(refused_writes, workers))),
                 self.note,
             )
         )
@@ -131,11 +124,9 @@ class Experiment:
         self.traffic = Traffic(self.pipeline, self.rng, customers=len(before.customers))
         return before
 
-    async def verify(self, *arguments: str) -> dict[str, Any]:
+    async def verify(self) -> dict[str, Any]:
         """What `supportstream verify` says, once everything is done."""
-        done = await asyncio.to_thread(
-            self.pipeline.run, "verify", "--json", "--wait", f"{SETTLED_WITHIN_S:g}", *arguments
-        )
+        done = await asyncio.to_thread(self.pipeline.run, "verify", "--json", "--wait", f"{SETTLED_WITHIN_S:g}")
         assert done.stdout, done.stderr
         found: dict[str, Any] = orjson.loads(done.stdout)
         return found
