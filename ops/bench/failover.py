@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,11 @@ async def _until_first_reply(scene: Scene, partitions: Collection[int], kill: Ca
         for task in (publishing, reading):
             task.cancel()
         await asyncio.gather(publishing, reading, return_exceptions=True)
-        await producer.stop()
-        await consumer.stop()
+        # What they have under way to the broker that died is cancelled, and aiokafka lets that through.
+        with suppress(asyncio.CancelledError):
+            await producer.stop()
+        with suppress(asyncio.CancelledError):
+            await consumer.stop()
 
 
 async def _publish(producer: AIOKafkaProducer, topic: str, partitions: Collection[int], published: list[str]) -> None:
