@@ -249,6 +249,7 @@ def worker_parts(
             concurrency=settings.worker_concurrency,
             max_open_per_partition=settings.worker_max_open_per_partition,
             drain_timeout=settings.worker_drain_seconds,
+            publish_seconds=settings.kafka_send_timeout_seconds,
         ),
     )
     return WorkerParts(dispatcher, turns, l1)

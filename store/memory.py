@@ -111,8 +111,9 @@ class MemorySessionStore:
     def ttl_of(self, session: SessionData) -> float:
         return session.ttl_seconds or self._ttl
 
-    async def accept_server(self) -> None:
+    async def accept_server(self) -> str:
         """There is no other server than this process."""
+        return ""
 
     async def next_fence(self) -> int:
         self._last_fence += 1

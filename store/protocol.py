@@ -117,8 +117,12 @@ class SessionStore(Protocol):
         """How many seconds `session` lives after its last activity."""
         ...
 
-    async def accept_server(self) -> None:
-        """Goes on with the server that answers now, after `StoreReplaced`."""
+    async def accept_server(self) -> str:
+        """Goes on with the server that answers now, after `StoreReplaced`.
+
+        Returns a name for what it is: another one after a restart, a failover or a flush. Empty where that can't be
+        told, or can't happen.
+        """
         ...
 
     async def next_fence(self) -> int:

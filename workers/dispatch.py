@@ -46,6 +46,8 @@ class DispatchSettings:
     queue_drain_timeout: float = 3.0
     """How long, within that, turns may still be begun of records that wait in their lanes. A session with a long queue
     must not hold up everybody's rebalance."""
+    publish_seconds: float = 10.0
+    """How long a reply may be on its way to Kafka."""
 
 
 class Dispatcher:
@@ -80,7 +82,11 @@ class Dispatcher:
         self._settle_publishing = settle_publishing
         self._observer = observer
         self._incarnations = incarnations
-        self._rights = Rights(store, consumer, repair, incarnations, learn_partitions)
+        self._rights = Rights(
+            store, consumer, repair, incarnations, learn_partitions, publish_seconds=settings.publish_seconds
+        )
+        self._owned_since: dict[Partition, float] = {}
+        """When the group gave us each partition that we own."""
         self._settings = settings
         self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
         self._commits: CommitTracker[Partition] = CommitTracker()
@@ -158,6 +164,7 @@ class Dispatcher:
         if self._stopped:
             return
         for partition in partitions:
+            self._owned_since[partition] = time.monotonic()
             self._consumer.pause(partition)
         self._prepare_soon(self._prepare(partitions))
 
@@ -179,6 +186,7 @@ class Dispatcher:
             await asyncio.wait(late)
         await self.commit()
         for partition in partitions:
+            self._owned_since.pop(partition, None)
             self._commits.revoke(partition)
             self._assignments.pop(partition, None)
             self._l1.drop_partition(partition)
@@ -268,8 +276,9 @@ class Dispatcher:
         task.add_done_callback(self._preparing.discard)
 
     async def _prepare(self, partitions: list[Partition], *, accept_server: bool = True) -> None:
+        owned_since = {partition: self._owned_since[partition] for partition in partitions}
         try:
-            granted = await self._rights.obtain(partitions, self._unready, accept_server=accept_server)
+            granted = await self._rights.obtain(owned_since, self._unready, accept_server=accept_server)
         except Exception as error:
             log.exception("assignment_failed")
             self.refuse(partitions, error)

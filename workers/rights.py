@@ -3,7 +3,9 @@
 Obtained at each assignment, before any record is taken. Whatever is away is waited for.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -91,20 +93,27 @@ class Rights:
         repair: Repair,
         incarnations: Incarnations,
         learn_partitions: LearnPartitions,
+        *,
+        publish_seconds: float,
     ) -> None:
+        """`publish_seconds`: how long a reply may be on its way to Kafka."""
+        self._publish_seconds = publish_seconds
+        self._server = ""
         self._learn_partitions = learn_partitions
         self._store = store
         self._consumer = consumer
         self._repair = repair
         self._incarnations = incarnations
 
-    async def obtain(self, partitions: list[Partition], unready: set[Partition], *, accept_server: bool) -> Granted:
-        """The right to `partitions`, as soon as store and broker answer. Those in `unready`, of which records came
-        before, are rewound, and taken out of it. `accept_server`: whichever server is the store now; no turn may be
-        under way then."""
+    async def obtain(
+        self, owned_since: Mapping[Partition, float], unready: set[Partition], *, accept_server: bool
+    ) -> Granted:
+        """The right to partitions, which the group gave us at those times (of the monotonic clock), as soon as store
+        and broker answer. Those in `unready`, of which records came before, are rewound, and taken out of it.
+        `accept_server`: whichever server is the store now; no turn may be under way then."""
         async for attempt in _patiently():
             with attempt:
-                return await self._obtain(partitions, unready, accept_server)
+                return await self._obtain(owned_since, unready, accept_server)
         raise AssertionError("retries without end")
 
     async def reclaim(self, assignment: Assignment, unfinished_from: int) -> bool:
@@ -120,17 +129,23 @@ class Rights:
             return False
         return True
 
-    async def _obtain(self, partitions: list[Partition], unready: set[Partition], accept_server: bool) -> Granted:
+    async def _obtain(
+        self, owned_since: Mapping[Partition, float], unready: set[Partition], accept_server: bool
+    ) -> Granted:
+        partitions = list(owned_since)
         await self._learn_partitions(partitions)
         if accept_server:
             # What it lacks is put back below.
-            await self._store.accept_server()
+            self._server = await self._store.accept_server()
         fence = Fence("partition", await self._store.next_fence())
         committed = await self._consumer.committed_offsets(partitions)
+        await self._former_owners_are_silent(owned_since, committed)
         try:
             done = await self._repaired(partitions, committed, fence)
         except LogCut as cut:
             return Granted(fence, refused=dict.fromkeys(partitions, str(cut)))
+        if self._server:
+            await self._store.save_progress({self._repaired_mark(partition): 1 for partition in partitions})
         begins, ends = await self._consumer.log_begin(partitions), await self._consumer.log_end(partitions)
         while rewound := unready.intersection(partitions):
             partition = rewound.pop()
@@ -147,6 +162,25 @@ class Rights:
             if begins[partition] > (read := max(below, committed.get(partition, 0))) > 0:
                 granted.lost[partition] = (read, begins[partition])
         return granted
+
+    async def _former_owners_are_silent(
+        self, owned_since: Mapping[Partition, float], committed: Mapping[Partition, int]
+    ) -> None:
+        """Waits where a store that was replaced meets a partition that just moved: the former owner's last turn may be
+        lost in the store, and its reply still on the way to the topic. Who reads the topic too early answers again."""
+        if not self._server:
+            return
+        marks = {self._repaired_mark(partition): partition for partition in owned_since if committed.get(partition, 0)}
+        known = await self._store.progress(list(marks))
+        moved_at = [owned_since[partition] for mark, partition in marks.items() if mark not in known]
+        wait = max(moved_at, default=0.0) + self._publish_seconds - time.monotonic()
+        if moved_at and wait > 0:
+            log.warning("store_replaced_as_partitions_moved", waits_seconds=round(wait, 1))
+            await asyncio.sleep(wait)
+
+    def _repaired_mark(self, partition: Partition) -> str:
+        """What the store's progress says once it lacks nothing of the partition, as the server that it is now."""
+        return f"{partition.topic}:{partition.partition}|{self._server}"
 
     async def _repaired(
         self, partitions: list[Partition], committed: dict[Partition, int], fence: Fence

@@ -121,7 +121,8 @@ def _scene() -> Iterator[Scene]:
             "GENERATOR": "null",
             "LOG_LEVEL": "error",
         }
-        subprocess.run([sys.executable, "-m", "ops.cli", "topics", "create"], env=environment, check=True)
+        create = [sys.executable, "-m", "ops.cli", "topics", "create"]
+        subprocess.run(create, env=environment, check=True, stdout=subprocess.DEVNULL)
         scene = Scene(cluster, environment, directory, topics)
         try:
             for _ in range(2):

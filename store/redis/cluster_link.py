@@ -37,6 +37,10 @@ class ClusterLink:
     def accept_server(self) -> None:
         self._watch.accept()
 
+    @property
+    def server(self) -> str:
+        return self._watch.newest
+
     async def close(self) -> None:
         """The client is its owner's to close."""
 

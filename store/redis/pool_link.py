@@ -72,6 +72,10 @@ class PoolLink:
     def accept_server(self) -> None:
         self._watch.accept()
 
+    @property
+    def server(self) -> str:
+        return self._watch.newest
+
     async def close(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None

@@ -63,6 +63,11 @@ class Link(Protocol):
         """Lets commands pass to the server that answers now."""
         ...
 
+    @property
+    def server(self) -> str:
+        """The identity of the server that answered last; empty where it isn't told."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -122,6 +127,11 @@ class RoundTrips:
         """After StoreReplaced: goes on with the server that answers now."""
         for link in self._links:
             link.accept_server()
+
+    @property
+    def server(self) -> str:
+        """The identity of the server that answered last; empty where it isn't told."""
+        return self._links[0].server
 
     async def close(self) -> None:
         while self._senders:

@@ -127,4 +127,61 @@ end
 return 'OK'
 """)
 
-ALL_SCRIPTS = (COMMIT_TURN, RESTORE, READ_SEALED, RESEAL, NEXT_FENCE, SAVE_PROGRESS)
+# A working copy's session: `at` (epoch:seq), `event`, `key`, `state`, and its events as a list beside it. Written only
+# over what it was folded from, so that it doesn't matter who folds it, or how often.
+FOLD_IN = Script("""
+local session, events = KEYS[1], KEYS[2]
+local expected, at, event, state, key = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ttl_ms, keep, anew = ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
+if (redis.call('HGET', session, 'at') or '') ~= expected then
+  return 0
+end
+redis.call('HSET', session, 'at', at, 'event', event, 'state', state, 'key', key)
+if anew then
+  redis.call('DEL', events)
+end
+if redis.call('RPUSH', events, unpack(ARGV, 9)) > keep then
+  redis.call('LTRIM', events, -keep, -1)
+end
+redis.call('PEXPIRE', session, ttl_ms)
+redis.call('PEXPIRE', events, ttl_ms)
+return 1
+""")
+
+# What was rebuilt takes the place of what is live, its fences stay. Not over a later life, nor over a later version of
+# the same: a turn that was committed meanwhile wins.
+SWITCH = Script("""
+local rebuilt, rebuilt_events, session, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local version, epoch, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+local made = redis.call('HMGET', rebuilt, 'event', 'state', 'key')
+local stored = redis.call('HMGET', session, 'version', 'epoch')
+if not made[2] then
+  return 0
+end
+if stored[1] then
+  local stored_epoch = tonumber(stored[2] or '0')
+  if stored_epoch > tonumber(epoch)
+    or (stored_epoch == tonumber(epoch) and tonumber(stored[1]) > tonumber(version)) then
+    return 0
+  end
+end
+redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', made[1], 'writer', 'partition',
+  'key', made[3], 'state', made[2])
+redis.call('RENAME', rebuilt_events, events)
+redis.call('DEL', rebuilt)
+redis.call('PEXPIRE', session, ttl_ms)
+redis.call('PEXPIRE', events, ttl_ms)
+return 1
+""")
+
+# Only what nobody wrote since it was looked at.
+REMOVE = Script("""
+local stored = redis.call('HMGET', KEYS[1], 'version', 'epoch')
+if stored[1] ~= ARGV[1] or (stored[2] or '0') ~= ARGV[2] then
+  return 0
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+""")
+
+ALL_SCRIPTS = (COMMIT_TURN, RESTORE, READ_SEALED, RESEAL, NEXT_FENCE, SAVE_PROGRESS, FOLD_IN, SWITCH, REMOVE)

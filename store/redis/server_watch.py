@@ -26,6 +26,13 @@ class ServerWatch:
         """False: somebody has seen another server since; a connection to this one is to be made anew."""
         return server == self._newest
 
+    @property
+    def newest(self) -> str:
+        """The identity of the server that answered last, as text; empty where it isn't told."""
+        if isinstance(self._newest, frozenset):
+            return "+".join(sorted(self._newest))
+        return self._newest.decode() if isinstance(self._newest, bytes) else ""
+
     def accept(self) -> None:
         self._known = self._newest
 

@@ -150,11 +150,13 @@ class RedisSessionStore:
     def ttl_of(self, session: SessionData) -> float:
         return session.ttl_seconds or self._ttl_seconds
 
-    async def accept_server(self) -> None:
+    async def accept_server(self) -> str:
         self._round_trips.accept_server()
-        if self._connections.watch_for_loss:
-            await self._round_trips.run("HSETNX", self._keys.progress, _INCARNATION, uuid4().hex)
-            self._incarnation = await self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
+        if not self._connections.watch_for_loss:
+            return ""
+        await self._round_trips.run("HSETNX", self._keys.progress, _INCARNATION, uuid4().hex)
+        self._incarnation = await self._round_trips.run("HGET", self._keys.progress, _INCARNATION)
+        return f"{self._round_trips.server}/{(self._incarnation or b'').decode()}"
 
     async def _check_incarnation(self) -> None:
         """Before a session counts as new: were all of them forgotten? A flush changes neither server nor run id.

@@ -22,6 +22,8 @@ SESSION_TIMEOUT_S = 3.0
 """Of the group, in these pipelines."""
 THINKING = Faults(think_seconds=0.3)
 """Answers take so long that a fault finds most workers in mid-turn."""
+GUESTS = 4
+"""So many come and go at once: a worker takes longer to start than another takes to leave."""
 
 
 POINTS = [
@@ -163,32 +165,39 @@ def times_assigned(worker: Process) -> int:
 
 @pytest.mark.chaos
 async def test_members_come_and_go(experiment: NewExperiment) -> None:
+    """Every 1 to 3 s a member that owns partitions leaves, killed or told to, and another starts in its place."""
     async with experiment("workers: come and go every 1 to 3 s for a minute") as it:
         thinking = Faults(think_seconds=0.05)
-        stays = it.pipeline.worker(**thinking.setting())
-        await it.start(workers=[stays], ingresses=[it.pipeline.ingress()])
+        await it.start(workers=[it.pipeline.worker(**thinking.setting())], ingresses=[it.pipeline.ingress()])
         guests: list[Process] = []
-        came = 0
+        killed = stopped = 0
         async with it.fault():
             end = time.monotonic() + 60.0
             while time.monotonic() < end:
-                if len(guests) < 2 and it.rng.random() < 0.6:
+                while len(guests) < GUESTS:
                     guests.append(it.pipeline.worker(**thinking.setting()))
-                    came += 1
-                elif guests:
-                    guest = guests.pop(it.rng.randrange(len(guests)))
-                    if it.rng.random() < 0.5:
+                if at_work := await asyncio.to_thread(those_at_work, guests):
+                    guest = it.rng.choice(at_work)
+                    guests.remove(guest)
+                    if killed <= stopped:
                         guest.server.kill()
+                        killed += 1
                     else:
                         guest.server.ask_to_stop()
+                        stopped += 1
                 it.traffic.raise_what_failed()
                 await asyncio.sleep(it.rng.uniform(1.0, 3.0))
             await it.traffic.answered_more(50)
-        assert came >= 5
-        it.note = f"{came} came and went"
+        it.note = f"{killed + stopped} left while they owned partitions, {killed} by kill -9"
+        assert killed + stopped >= 8, it.note
         for guest in guests:
             await asyncio.to_thread(guest.server.stop, 30.0)
         await it.finish()
+
+
+def those_at_work(workers: list[Process]) -> list[Process]:
+    """They own partitions. One that just starts doesn't answer yet."""
+    return [worker for worker in workers if worker.is_ready() and partitions_of(worker)]
 
 
 async def owns(worker: Process, count: int) -> None:

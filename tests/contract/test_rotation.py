@@ -119,6 +119,10 @@ class Interposed:
     def accept_server(self) -> None:
         self._link.accept_server()
 
+    @property
+    def server(self) -> str:
+        return self._link.server
+
     async def close(self) -> None:
         await self._link.close()
 

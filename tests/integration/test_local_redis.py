@@ -19,6 +19,8 @@ from ops.local.redis_tls import USER, RedisTls
 PREFIX = "agent:session:"
 KEYS = [f"{PREFIX}{{{n}}}" for n in range(12)]
 WAIT_MS = 10_000
+PATIENT: dict[str, Any] = {"socket_timeout": 2 * WAIT_MS / 1000}
+"""A client that waits for replicas must not give up on the answer before WAIT itself does."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisTls]:
 
 def once(port: int, scheme: str = "redis", **options: Any) -> Redis:
     """A client that neither retries nor asks anyone else."""
-    return Redis.from_url(f"{scheme}://{LOOPBACK}:{port}", retry=None, **options)
+    return Redis.from_url(f"{scheme}://{LOOPBACK}:{port}", retry=None, **PATIENT, **options)
 
 
 def discovery_of(sentinels: RedisSentinels) -> Sentinel:
@@ -93,7 +95,7 @@ def test_a_cluster_can_be_started_again(tmp_path: Path) -> None:
 async def test_clients_of_the_sentinels_reach_the_promoted_replica(sentinels: RedisSentinels) -> None:
     old = sentinels.master
     async with discovery_of(sentinels) as discovery:
-        async with discovery.master_for(sentinels.master_name) as client:
+        async with discovery.master_for(sentinels.master_name, **PATIENT) as client:
             await client.set("before", 1)
             assert await client.wait(2, WAIT_MS) == 2
 
@@ -103,7 +105,7 @@ async def test_clients_of_the_sentinels_reach_the_promoted_replica(sentinels: Re
         assert new is not old
         assert old in sentinels.replicas
         assert await discovery.discover_master(sentinels.master_name) == (LOOPBACK, new.port)
-        async with discovery.master_for(sentinels.master_name) as client:
+        async with discovery.master_for(sentinels.master_name, **PATIENT) as client:
             assert await client.get("before") == b"1"
             await client.set("after", 2)
     async with once(new.port) as client:
@@ -130,7 +132,7 @@ async def test_what_only_the_killed_master_had_is_lost(sentinels: RedisSentinels
 
     assert new is not old
     assert not old.server.running
-    async with discovery_of(sentinels) as discovery, discovery.master_for(sentinels.master_name) as client:
+    async with discovery_of(sentinels) as discovery, discovery.master_for(sentinels.master_name, **PATIENT) as client:
         assert await client.get("replicated") == b"1"
         assert await client.get("acknowledged") is None
         await client.set("replicated", 2)

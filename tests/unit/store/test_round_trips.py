@@ -35,6 +35,8 @@ class HandLink:
 
     def accept_server(self) -> None: ...
 
+    server = ""
+
     async def close(self) -> None: ...
 
 

@@ -54,8 +54,9 @@ async def test_a_commit_that_finds_another_server_commits_nothing_before_the_rep
             if self.replaced:
                 raise StoreReplaced("another")
 
-        async def accept_server(self) -> None:
+        async def accept_server(self) -> str:
             self.replaced = False
+            return ""
 
     store = Replaced(ttl_seconds=60)
     rig = Rig(store)
