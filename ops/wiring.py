@@ -24,6 +24,7 @@ from ops.errors import UsageError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
+from ops.replay.selection import Selection
 from ops.settings import Settings
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.cached import MAX_AGE_SECONDS, CachedReads
@@ -36,6 +37,7 @@ from store.protocol import SessionStore
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
 from store.redis.rotation import KeyRotation
+from store.redis.working_copy import WorkingCopy
 from workers.app import GroupSettings
 from workers.cancellations import Cancellations
 from workers.clock import utc_now, utc_now_rfc3339
@@ -145,6 +147,24 @@ def shared_session_store(settings: Settings, *, watch_for_loss: bool = False) ->
             "supportstream keys generate"
         )
     return redis_session_store(settings, settings.redis_url.get_secret_value(), watch_for_loss=watch_for_loss)
+
+
+WORKING_COPY_SECONDS = 6 * 3600.0
+"""So long a replay that was killed can go on; then Redis forgets its working copy."""
+
+
+def working_copy(settings: Settings, selection: Selection, *, whole: bool) -> WorkingCopy:
+    """What a replay of these sessions works on. Raises UsageError without Redis."""
+    if settings.redis_url is None:
+        raise UsageError("REDIS_URL is not set; an in-memory store ends with its process, there is nothing to rebuild")
+    return WorkingCopy(
+        connect(redis_settings(settings, settings.redis_url.get_secret_value())),
+        live_prefix=settings.redis_session_key_prefix,
+        name=f"{selection.name}{'' if whole else 'd'}",
+        cipher=cipher(settings),
+        whole=whole,
+        keep_seconds=WORKING_COPY_SECONDS,
+    )
 
 
 def key_rotation(settings: Settings) -> KeyRotation:

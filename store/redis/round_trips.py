@@ -123,6 +123,19 @@ class RoundTrips:
         """As `run`."""
         return await self.run("EVALSHA", script.sha, len(keys), *keys, *args)
 
+    async def exchange(self, link: int, commands: list[Command]) -> list[Any]:
+        """The responses to a group that the caller made up, over one of the links; for who has many commands at once.
+        Don't use one link twice at the same time, nor beside `run`.
+
+        Raises:
+            StoreError: no responses came, or Redis refused one of the commands.
+        """
+        responses = await self._exchange(self._links[link], commands)
+        for response in responses:
+            if isinstance(response, Exception):
+                raise _store_error(response)
+        return responses
+
     def accept_server(self) -> None:
         """After StoreReplaced: goes on with the server that answers now."""
         for link in self._links:

@@ -149,11 +149,14 @@ return 1
 """)
 
 # What was rebuilt takes the place of what is live, its fences stay. Not over a later life, nor over a later version of
-# the same: a turn that was committed meanwhile wins.
+# the same: a turn that was committed meanwhile wins. The copy remembers that it was done, and may be asked again.
 SWITCH = Script("""
 local rebuilt, rebuilt_events, session, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local version, epoch, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
-local made = redis.call('HMGET', rebuilt, 'event', 'state', 'key')
+local made = redis.call('HMGET', rebuilt, 'event', 'state', 'key', 'switched')
+if made[4] then
+  return 1
+end
 local stored = redis.call('HMGET', session, 'version', 'epoch')
 if not made[2] then
   return 0
@@ -168,7 +171,7 @@ end
 redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', made[1], 'writer', 'partition',
   'key', made[3], 'state', made[2])
 redis.call('RENAME', rebuilt_events, events)
-redis.call('DEL', rebuilt)
+redis.call('HSET', rebuilt, 'switched', 1)
 redis.call('PEXPIRE', session, ttl_ms)
 redis.call('PEXPIRE', events, ttl_ms)
 return 1

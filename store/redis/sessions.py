@@ -18,6 +18,7 @@ from store.redis.keys import Keys
 from store.redis.round_trips import RoundTrips
 from store.redis.scan import session_id_pages
 from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
+from store.redis.state import open_state
 from store.redis.statistics import server_statistics
 from store.redlock import Redlock
 
@@ -67,7 +68,7 @@ class RedisSessionStore:
         if state is None:
             await self._check_incarnation()
             return None
-        return Stored(self._decode(session_id, state), _WRITERS.get(writer, "partition"))
+        return Stored(open_state(self._cipher, session_id, state), _WRITERS.get(writer, "partition"))
 
     async def get(self, session_id: str) -> SessionData | None:
         stored = await self.load(session_id)
@@ -215,13 +216,3 @@ class RedisSessionStore:
         for node in self._lock_nodes:
             await node.aclose()
         await self._connections.close()
-
-    def _decode(self, session_id: str, sealed: bytes) -> SessionData:
-        state = self._cipher.open(session_id, sealed)
-        try:
-            session = SessionData.from_json(state)
-        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
-            raise CorruptSession(f"The stored session {session_id} can't be read: {error}") from error
-        if session.session_id != session_id:
-            raise CorruptSession(f"The state stored for session {session_id} belongs to another session.")
-        return session

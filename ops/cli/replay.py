@@ -1,0 +1,146 @@
+"""`replay`."""
+
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from ops import wiring
+from ops.cli.console import harmless, out, prepare, print_json, run
+from ops.cli.progress import progress
+from ops.cli.times import point_in_time
+from ops.errors import OpsError, UsageError
+from ops.replay.comparison import Difference
+from ops.replay.process import ReadElsewhere
+from ops.replay.rebuild import Outcome, Rebuild
+from ops.replay.selection import Selection
+from ops.settings import Settings
+
+_KINDS = {
+    "same": "are as the topics say",
+    "created": "are missing in the store",
+    "changed": "differ from the topics",
+    "removed": "are in the store, and never were in the topics",
+    "ahead": "were changed meanwhile; what is live stays",
+    "expired": "have expired, and stay gone",
+    "not_retained": "can't be rebuilt: their events are no longer retained; what is live stays",
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(replay)
+
+
+def replay(
+    session: Annotated[list[str] | None, typer.Option(help="Only this session; repeat for more.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="Only sessions of this user; repeat for more.")] = None,
+    partition: Annotated[
+        list[int] | None, typer.Option(help="Only sessions with events in this reply partition; repeat for more.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only sessions changed then or later: 2026-01-31T08:00:00Z, or 2h, 1d ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only sessions last changed before then.")] = None,
+    sample: Annotated[float, typer.Option(min=0.0001, max=1.0, help="Only this share of the sessions.")] = 1.0,
+    execute: Annotated[bool, typer.Option(help="Do it; without this only say what would happen.")] = False,
+    verify: Annotated[bool, typer.Option(help="Exit with 1 if the store differs from the topics.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many read where there is much; one per CPU if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """Rebuilds sessions from the reply topic, beside the live ones, and says how those differ.
+
+    With --execute they take the place of the live ones: each in one step, and never over a newer turn, so that workers
+    may go on meanwhile. Nothing is generated, nothing is published. A replay that was killed goes on where it was.
+    """
+    if execute and verify:
+        raise UsageError("--verify changes nothing; leave out --execute")
+    if execute and sample < 1.0:
+        raise UsageError("--sample is for looking; --execute needs all sessions, or a filter that names them")
+    now = datetime.now(UTC)
+    selection = Selection(
+        frozenset(session or ()),
+        frozenset(user or ()),
+        frozenset(partition or ()),
+        point_in_time(since, now) if since else None,
+        point_in_time(until, now) if until else None,
+        sample,
+    )
+    outcome = run(_replay(prepare(), selection, execute, processes or os.cpu_count() or 1))
+    if as_json:
+        print_json(_document(outcome))
+    else:
+        _print(outcome, verify=verify)
+    if verify and outcome.differs:
+        raise OpsError("the store differs from the topics")
+
+
+async def _replay(settings: Settings, selection: Selection, execute: bool, processes: int) -> Outcome:
+    store = wiring.shared_session_store(settings)
+    copy = wiring.working_copy(settings, selection, whole=execute)
+    try:
+        rebuild = Rebuild(
+            wiring.kafka_connection(settings),
+            wiring.topic_names(settings).replies,
+            copy,
+            selection,
+            ttl_of=store.ttl_of,
+            processes=processes,
+            read_elsewhere=ReadElsewhere(settings, selection, whole=execute),
+        )
+        return await rebuild.run(progress, execute=execute)
+    finally:
+        await copy.close()
+        await store.close()
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "executed": outcome.executed,
+        "differs": outcome.differs,
+        "sessions": {kind: outcome.kinds[kind] for kind in _KINDS},
+        "fields": dict(outcome.fields),
+        "switched": outcome.switched,
+        "removed": outcome.removed,
+        "records": outcome.records,
+        "records_read_before": outcome.resumed_at,
+        "records_unreadable": outcome.unreadable,
+        "seconds_reading": round(outcome.seconds_reading, 3),
+        "first": [asdict(each) for each in outcome.first],
+    }
+
+
+def _print(outcome: Outcome, *, verify: bool) -> None:
+    rate = outcome.records / outcome.seconds_reading if outcome.seconds_reading else 0.0
+    before = f", after {outcome.resumed_at} that an earlier run had read" if outcome.resumed_at else ""
+    took = f"{outcome.seconds_reading:.1f} s ({rate:,.0f}/s)"
+    out.print(f"{outcome.records} records read in {took}{before}", markup=False)
+    if outcome.unreadable:
+        out.print(f"{outcome.unreadable} records can't be read and were left out", markup=False)
+    for kind, meaning in _KINDS.items():
+        if outcome.kinds[kind] or kind == "same":
+            out.print(f"{outcome.kinds[kind]:>10}  sessions {meaning}", markup=False)
+    for name, count in outcome.fields.most_common():
+        out.print(f"{count:>10}    in {name}", markup=False)
+    for difference in outcome.first:
+        out.print(f"   {harmless(_line(difference))}", markup=False)
+    if outcome.executed:
+        out.print(f"{outcome.switched} sessions rebuilt, {outcome.removed} removed", markup=False)
+    elif outcome.differs and not verify:
+        out.print("nothing was changed; add --execute to do it", markup=False)
+
+
+def _line(difference: Difference) -> str:
+    changes = "; ".join(
+        f"{name}: {_short(live)} -> {_short(rebuilt)}" for name, (live, rebuilt) in difference.changes.items()
+    )
+    return f"{difference.kind:12}  {difference.session_id}  {changes}".rstrip()
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return text if len(text) <= 80 else f"{text[:77]}..."

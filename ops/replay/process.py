@@ -1,0 +1,37 @@
+"""A process of its own that reads a share of the reply partitions for a replay."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ops import wiring
+from ops.replay.reading import Reading, Spans
+from ops.replay.selection import Selection
+from ops.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReadElsewhere:
+    """What such a process needs to know; it is sent there."""
+
+    settings: Settings
+    selection: Selection
+    whole: bool
+
+    def __call__(self, spans: Spans, token: str) -> None:
+        """Reads `spans` for the holder of the lease, to the end. Ends when that process is gone."""
+        asyncio.run(self._read(dict(spans)))
+
+    async def _read(self, spans: Mapping[int, tuple[int, int]]) -> None:
+        parent = os.getppid()
+        connection = wiring.kafka_connection(self.settings)
+        copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
+        consumer = connection.reader(auto_offset_reset="earliest")
+        try:
+            await consumer.start()
+            topic = wiring.topic_names(self.settings).replies
+            await Reading(consumer, copy, topic, self.selection, lambda: os.getppid() == parent).run(spans)
+        finally:
+            await consumer.stop()
+            await copy.close()

@@ -1,0 +1,156 @@
+"""Reads reply partitions into a working copy, some at a time: memory doesn't grow with the topic."""
+
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import ValidationError
+
+from ops.errors import OpsError
+from ops.replay.fold import Event, fold
+from ops.replay.selection import Selection
+from schemas.replies import decode_reply
+from store.redis.working_copy import Folded, Step, WorkingCopy
+
+log = structlog.get_logger(__name__)
+
+_BATCH_RECORDS = 4_000
+_BATCH_BYTES = 8 * 1024 * 1024
+"""What is folded and written at once, whichever comes first."""
+_KEPT_SESSIONS = 4_000
+"""Sessions kept as they were folded last: most conversations go on soon."""
+_POLL_MS = 1_000
+_SILENCE_SECONDS = 30.0
+_CONFLICTS = 10
+
+Spans = Mapping[int, tuple[int, int]]
+"""Per reply partition where to begin and where to end."""
+
+
+class Reading:
+    """One process's part of a rebuild. What it has done is in the working copy after every batch."""
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        copy: WorkingCopy,
+        topic: str,
+        selection: Selection,
+        may_go_on: Callable[[], bool],
+    ) -> None:
+        """`may_go_on` is asked before every batch; False ends the reading with an error."""
+        self._consumer = consumer
+        self._topic = topic
+        self._selection = selection
+        self._may_go_on = may_go_on
+        self._folding = Folding(copy)
+        self._copy = copy
+
+    async def run(self, spans: Spans) -> None:
+        """Folds the records of these spans.
+
+        Raises:
+            OpsError: the broker fell silent, or it may not go on.
+            StoreError, KafkaError
+        """
+        left = {TopicPartition(self._topic, n): end for n, (begin, end) in spans.items() if begin < end}
+        if not left:
+            return
+        self._consumer.assign(list(left))
+        for place in left:
+            self._consumer.seek(place, spans[place.partition][0])
+        heard = time.monotonic()
+        while left:
+            batches = await self._consumer.getmany(*left, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS)
+            for place, records in batches.items():
+                for record in records:
+                    if record.offset < left[place]:
+                        self._take(record.key, record.value)
+            if batches:
+                heard = time.monotonic()
+            elif time.monotonic() > heard + _SILENCE_SECONDS:
+                raise OpsError(f"Kafka sent nothing of {', '.join(map(str, left))} for {_SILENCE_SECONDS:g} s.")
+            reached = {}
+            for place, end in list(left.items()):
+                position = reached[place.partition] = min(await self._consumer.position(place), end)
+                if position >= end:
+                    del left[place]
+            await self._folding.flush()
+            if not self._may_go_on():
+                raise OpsError("Another replay took over, or who started this process is gone.")
+            await self._copy.save_progress({position_of(n): offset for n, offset in reached.items()})
+
+    def _take(self, key: bytes | None, value: bytes | None) -> None:
+        try:
+            session_id = (key or b"").decode()
+        except UnicodeDecodeError:
+            session_id = ""
+        # By the key, which is cheap: what is not meant need not be decoded.
+        if self._selection.takes_id(session_id):
+            self._folding.take(value or b"")
+
+
+class Folding:
+    """Takes events, folds and writes them."""
+
+    def __init__(self, copy: WorkingCopy) -> None:
+        self._copy = copy
+        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._known: OrderedDict[str, Folded] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+
+    def take(self, value: bytes) -> None:
+        """The value of a reply record. One that can't be read is counted and left out."""
+        try:
+            event = decode_reply(value)
+        except ValidationError as error:
+            self.counts["unreadable"] += 1
+            log.error("reply_unreadable", error=str(error))
+            return
+        self._events[event.session_id].append((event, value))
+
+    async def flush(self) -> None:
+        """Writes what was taken."""
+        events, self._events = self._events, defaultdict(list)
+        for _ in range(_CONFLICTS):
+            if not events:
+                return
+            events = await self._write(events)
+        raise OpsError("Somebody else writes to the same working copy all the time.")
+
+    async def _write(self, events: Mapping[str, list[Event]]) -> dict[str, list[Event]]:
+        """Returns the events of sessions that somebody else has folded on meanwhile."""
+        await self._learn([session_id for session_id in events if session_id not in self._known])
+        steps: list[Step] = []
+        held: dict[str, Sequence[bytes]] = {}
+        for session_id, each in events.items():
+            step, early = fold(self._known[session_id], each)
+            if step is not None:
+                steps.append(step)
+            if early:
+                held[session_id] = early
+        await self._copy.hold(held)
+        conflicts = {}
+        for step, written in zip(steps, await self._copy.write(steps), strict=True):
+            assert step.after.session is not None
+            session_id = step.after.session.session_id
+            if written:
+                self._known[session_id] = step.after
+                self._known.move_to_end(session_id)
+            else:
+                del self._known[session_id]
+                conflicts[session_id] = events[session_id]
+        while len(self._known) > _KEPT_SESSIONS:
+            self._known.popitem(last=False)
+        return conflicts
+
+    async def _learn(self, session_ids: Sequence[str]) -> None:
+        for session_id, folded in zip(session_ids, await self._copy.read(session_ids), strict=True):
+            self._known[session_id] = folded
+
+
+def position_of(partition: int) -> str:
+    """How a working copy's progress names the next offset of a reply partition."""
+    return f"offset:{partition}"

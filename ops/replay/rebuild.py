@@ -1,0 +1,354 @@
+"""A replay: sessions rebuilt from the reply topic beside the live ones, compared with them, put in their place.
+
+1. Read every reply partition into a working copy (`store.redis.working_copy`), in several processes where there is much
+   to read. Nothing live is touched, nothing is generated or published, and no consumer group is involved.
+2. Compare each session with the live one.
+3. If told so, put the rebuilt ones in their place: each in one step, and never over what a worker wrote meanwhile.
+
+Killed at any moment, it goes on where it was: what is read is in the working copy together with how far.
+"""
+
+import asyncio
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from secrets import token_hex
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from ops.errors import OpsError
+from ops.kafka.connection import KafkaConnection
+from ops.replay.comparison import Difference, compare, compare_events
+from ops.replay.reading import Folding, Reading, Spans, position_of
+from ops.replay.selection import Selection
+from schemas.session import SessionData
+from store.errors import StoreError
+from store.redis.working_copy import Pair, WorkingCopy
+
+Advance = Callable[[int, int | None], None]
+"""Takes how many records or sessions are done, and of how many."""
+Stage = Callable[[str], AbstractContextManager[Advance]]
+"""Shows how far something is, while the block runs."""
+ReadElsewhere = Callable[[Spans, str], None]
+"""Reads spans, in a process of its own, for the holder of a lease."""
+
+ALONE_BELOW = 50_000
+"""So few records are read sooner than processes start."""
+_LEASE_EVERY_SECONDS = 4.0
+_CATCH_UP_ROUNDS = 3
+_SHOWN = 20
+_STARTED = "started_ms"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a replay found, and did."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Sessions, by `Difference.kind`."""
+    fields: Counter[str] = field(default_factory=Counter)
+    """Of changed ones, how many differ in a field."""
+    first: list[Difference] = field(default_factory=list)
+    """The first that are not the same."""
+    records: int = 0
+    """Read in this run."""
+    seconds_reading: float = 0.0
+    resumed_at: int = 0
+    """Records that an earlier run, which was killed, had read."""
+    unreadable: int = 0
+    """Records that are no reply events."""
+    switched: int = 0
+    removed: int = 0
+    executed: bool = False
+
+    def add(self, difference: Difference) -> None:
+        self.kinds[difference.kind] += 1
+        self.fields.update(difference.changes.keys())
+        if difference.kind not in ("same", "expired") and len(self.first) < _SHOWN:
+            self.first.append(difference)
+
+    @property
+    def differs(self) -> bool:
+        return any(self.kinds[kind] for kind in ("created", "changed", "removed"))
+
+
+class Rebuild:
+    """One replay."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        copy: WorkingCopy,
+        selection: Selection,
+        *,
+        ttl_of: Callable[[SessionData], float],
+        processes: int,
+        read_elsewhere: ReadElsewhere,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`read_elsewhere` is sent to processes of their own."""
+        self._connection = connection
+        self._topic = topic
+        self._copy = copy
+        self._selection = selection
+        self._ttl_of = ttl_of
+        self._processes = processes
+        self._read_elsewhere = read_elsewhere
+        self._clock = clock
+        self._token = token_hex(8)
+        self._lost_lease = False
+        self._begins: dict[int, int] = {}
+        self._incomplete: set[str] = set()
+        """Sessions of which events are not retained."""
+        self.ends: dict[int, int] = {}
+        """How far the reply topic was read."""
+
+    async def run(self, stage: Stage, *, execute: bool) -> Outcome:
+        """Rebuilds and compares; with `execute` the store has what the topics say afterwards.
+
+        Raises:
+            OpsError: Kafka or Redis is away, or another replay of the same sessions is running.
+        """
+        try:
+            async with self._lease():
+                outcome = Outcome(executed=execute)
+                with stage("Reading records") as advance:
+                    await self._read(outcome, advance)
+                    await self._place_held()
+                with stage("Comparing sessions") as advance:
+                    await self._compare_all(outcome, advance, execute)
+                await self._copy.drop()
+                return outcome
+        except KafkaError as error:
+            raise OpsError(f"Kafka at {self._connection.bootstrap_servers} can't be read: {error}") from error
+        except StoreError as error:
+            raise OpsError(f"{error} Run it again: it goes on where it was.") from error
+
+    # ---- reading
+
+    async def _read(self, outcome: Outcome, advance: Advance) -> None:
+        progress = await self._copy.progress()
+        self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
+        await self._copy.save_progress({_STARTED: int(self._started * 1000)})
+        consumer = self._connection.reader(auto_offset_reset="earliest")
+        try:
+            await consumer.start()
+            await self._bounds(consumer)
+            starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in self._begins.items()}
+            outcome.resumed_at = sum(starts[n] - begin for n, begin in self._begins.items())
+            await self._read_from(consumer, starts, outcome, advance)
+        finally:
+            await consumer.stop()
+
+    async def _read_from(
+        self, consumer: AIOKafkaConsumer, starts: Mapping[int, int], outcome: Outcome, advance: Advance
+    ) -> None:
+        spans = {n: (start, self.ends[n]) for n, start in starts.items() if start < self.ends[n]}
+        total = sum(end - begin for begin, end in spans.values())
+        began = time.monotonic()
+        watch = asyncio.create_task(self._tell(starts, total, advance))
+        try:
+            if total < ALONE_BELOW or self._processes < 2 or len(spans) < 2:
+                reading = Reading(consumer, self._copy, self._topic, self._selection, lambda: not self._lost_lease)
+                await reading.run(spans)
+            else:
+                await self._read_in_processes(spans)
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+        outcome.records += total
+        outcome.seconds_reading += time.monotonic() - began
+        advance(total, total)
+
+    async def _read_in_processes(self, spans: Spans) -> None:
+        """Partitions are dealt out by their size, largest first."""
+        count = min(self._processes, len(spans))
+        shares: list[dict[int, tuple[int, int]]] = [{} for _ in range(count)]
+        for number, (begin, end) in sorted(spans.items(), key=lambda item: item[1][0] - item[1][1]):
+            smallest = min(shares, key=lambda share: sum(e - b for b, e in share.values()))
+            smallest[number] = (begin, end)
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=self._read_elsewhere, args=(share, self._token)) for share in shares]
+        for process in processes:
+            process.start()
+        try:
+            while any(process.is_alive() for process in processes):
+                await asyncio.sleep(0.1)
+                if self._lost_lease or any(process.exitcode for process in processes):
+                    break
+        finally:
+            for process in processes:
+                process.terminate()
+                await asyncio.to_thread(process.join)
+        if failed := [process.exitcode for process in processes if process.exitcode]:
+            raise OpsError(f"A process that read ended with {failed[0]}. Run it again: it goes on where it was.")
+
+    async def _tell(self, starts: Mapping[int, int], total: int, advance: Advance) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            progress = await self._copy.progress()
+            done = sum(max(0, progress.get(position_of(n), 0) - start) for n, start in starts.items())
+            advance(min(done, total), total)
+
+    async def _bounds(self, consumer: AIOKafkaConsumer) -> None:
+        """Where the selected partitions begin and end now."""
+        if self._topic not in await consumer.topics():
+            raise OpsError(f"Topic {self._topic} is not there: supportstream topics create")
+        # A consumer knows the partitions of what it is assigned to, once it had to ask about them.
+        first = TopicPartition(self._topic, 0)
+        consumer.assign([first])
+        await consumer.end_offsets([first])
+        numbers = set(consumer.partitions_for_topic(self._topic) or {0})
+        if unknown := self._selection.partitions - numbers:
+            raise OpsError(f"{self._topic} has no partition {min(unknown)}, only 0 to {max(numbers)}")
+        places = [TopicPartition(self._topic, n) for n in self._selection.partitions or numbers]
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        self._begins = {place.partition: offset for place, offset in begins.items()}
+        self.ends = {place.partition: offset for place, offset in ends.items()}
+
+    async def _place_held(self) -> None:
+        """Events that came before their predecessors, which lay in another partition."""
+        for session_id in await self._copy.held_sessions():
+            folding = Folding(self._copy)
+            for value in await self._copy.held(session_id):
+                folding.take(value)
+            await self._copy.drop_held(session_id)
+            # What still follows nothing is held again.
+            await folding.flush()
+        self._incomplete = set(await self._copy.held_sessions())
+
+    # ---- comparing
+
+    async def _compare_all(self, outcome: Outcome, advance: Advance, execute: bool) -> None:
+        ahead = await self._compare_rebuilt(outcome, advance, execute)
+        for _ in range(_CATCH_UP_ROUNDS):
+            if not ahead or execute:
+                break
+            # They took turns meanwhile; with those they can be compared as well.
+            await self._catch_up()
+            ahead = await self._compare_some(ahead, outcome, execute)
+        outcome.kinds["ahead"] += len(ahead)
+        await self._compare_lacking(outcome, execute)
+
+    async def _compare_rebuilt(self, outcome: Outcome, advance: Advance, execute: bool) -> list[str]:
+        """Returns the sessions that are ahead of what was read."""
+        ahead: list[str] = []
+        done = 0
+        async with aclosing(self._copy.pages()) as pages:
+            async for page in pages:
+                ahead += await self._compare_some(page, outcome, execute)
+                done += len(page)
+                advance(done, None)
+        return ahead
+
+    async def _compare_some(self, session_ids: list[str], outcome: Outcome, execute: bool) -> list[str]:
+        now = self._clock()
+        every = [pair for pair in await self._copy.pairs(session_ids) if self._is_meant(pair.rebuilt)]
+        outcome.switched += sum(pair.switched for pair in every)
+        pairs = [pair for pair in every if not pair.switched]
+        found = {
+            pair.session_id: compare(pair, ttl_seconds=self._ttl_of(pair.rebuilt), now=now)
+            if pair.session_id not in self._incomplete
+            else Difference(pair.session_id, "not_retained")
+            for pair in pairs
+            if pair.rebuilt is not None
+        }
+        alike = [session_id for session_id, each in found.items() if each.kind == "same"]
+        for session_id, (rebuilt, live) in zip(alike, await self._copy.event_digests(alike), strict=True):
+            if changes := compare_events(live, rebuilt):
+                found[session_id] = Difference(session_id, "changed", changes)
+        ahead = []
+        switching: list[tuple[SessionData, float]] = []
+        for pair in pairs:
+            difference = found[pair.session_id]
+            if difference.kind == "ahead":
+                ahead.append(pair.session_id)
+                continue
+            outcome.add(difference)
+            if execute and difference.kind in ("created", "changed") and pair.rebuilt is not None:
+                left = pair.rebuilt.expires_at(self._ttl_of(pair.rebuilt)) - now
+                switching.append((pair.rebuilt, left))
+        if switching:
+            outcome.switched += await self._copy.switch(switching)
+        return ahead
+
+    async def _catch_up(self) -> None:
+        before = dict(self.ends)
+        consumer = self._connection.reader(auto_offset_reset="earliest")
+        try:
+            await consumer.start()
+            await self._bounds(consumer)
+            spans = {n: (before.get(n, begin), self.ends[n]) for n, begin in self._begins.items()}
+            await Reading(consumer, self._copy, self._topic, self._selection, lambda: not self._lost_lease).run(spans)
+        finally:
+            await consumer.stop()
+        await self._place_held()
+
+    async def _compare_lacking(self, outcome: Outcome, execute: bool) -> None:
+        """Live sessions that the topics have not."""
+        cut = any(self._begins.values())
+        async with aclosing(self._lacking_pages()) as pages:
+            async for page in pages:
+                removing: list[Pair] = []
+                for pair in await self._copy.pairs(page):
+                    difference = self._lacking(pair, cut=cut or pair.session_id in self._incomplete)
+                    if difference is None:
+                        continue
+                    outcome.add(difference)
+                    if difference.kind == "removed":
+                        removing.append(pair)
+                if execute and removing:
+                    outcome.removed += await self._copy.remove(removing)
+
+    async def _lacking_pages(self) -> AsyncGenerator[list[str]]:
+        if self._selection.sessions:
+            found = await self._copy.pairs(sorted(self._selection.sessions))
+            yield [pair.session_id for pair in found if pair.rebuilt is None]
+            return
+        if self._selection.partitions:
+            # Which partition an unknown session's events would be in can't be told for sure.
+            return
+        async with aclosing(self._copy.live_pages()) as pages:
+            async for page in pages:
+                if meant := [session_id for session_id in page if self._selection.takes_id(session_id)]:
+                    yield meant
+
+    def _lacking(self, pair: Pair, *, cut: bool) -> Difference | None:
+        if pair.rebuilt is not None or not (pair.live or pair.unreadable) or not self._is_meant(pair.live):
+            return None
+        if cut:
+            return Difference(pair.session_id, "not_retained")
+        # A session that began after the reading did has its first reply on the way.
+        born = pair.live_epoch / 1000
+        return Difference(pair.session_id, "ahead" if born >= self._started - 60.0 else "removed")
+
+    def _is_meant(self, session: SessionData | None) -> bool:
+        return session is None or self._selection.takes(session)
+
+    # ---- alone
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[None]:
+        if not await self._copy.take_lease(self._token):
+            raise OpsError("The same replay is running, or was killed just now: try again in 15 seconds.")
+        keeping = asyncio.create_task(self._keep_lease())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+            with suppress(StoreError):
+                await self._copy.release_lease(self._token)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(_LEASE_EVERY_SECONDS)
+            with suppress(StoreError):
+                self._lost_lease = not await self._copy.take_lease(self._token)

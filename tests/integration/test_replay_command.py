@@ -1,0 +1,254 @@
+"""`supportstream replay` on real Kafka and Redis: what it says, what it does, what it leaves alone."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from schemas.inbound import Changes
+from schemas.replies import SessionDeleted
+from schemas.session import RECENT_EVENTS
+from store.protocol import Fence
+from store.redis import RedisSessionStore
+from tests.polling import eventually
+from tests.processes import SUPPORTSTREAM, Pipeline
+from tests.recorded import Recorded, publish, tampered
+from tests.topic_records import session_on, session_store
+
+TTL_S = 86_400.0
+
+
+@pytest.fixture
+def pipeline(new_pipeline: Callable[..., Pipeline]) -> Pipeline:
+    return new_pipeline(REDIS_SESSION_TTL_SECONDS=f"{TTL_S:.0f}")
+
+
+def replay(pipeline: Pipeline, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(pipeline.must("replay", "--json", *arguments))
+    return found
+
+
+@asynccontextmanager
+async def store_of(pipeline: Pipeline) -> AsyncIterator[RedisSessionStore]:
+    store = session_store(pipeline)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def put(store: RedisSessionStore, each: Recorded, ttl_seconds: float = TTL_S) -> None:
+    """As it is when its worker has committed its last turn."""
+    assert each.session is not None
+    fence = Fence("partition", await store.next_fence())
+    assert await store.restore(
+        each.session,
+        event_id=each.events[-1].id,
+        fence=fence,
+        events=each.values[-RECENT_EVENTS:],
+        ttl_seconds=ttl_seconds,
+    )
+
+
+async def assert_rebuilt(pipeline: Pipeline, conversations: list[Recorded]) -> None:
+    """R: state and newest events, byte for byte."""
+    async with store_of(pipeline) as store:
+        for each in conversations:
+            stored = await store.load(each.session_id)
+            assert stored is not None, each.session_id
+            assert each.session is not None
+            assert stored.session.to_json() == each.session.to_json()
+            begins = [n for n, event in enumerate(each.events) if event.seq == 1 or isinstance(event, SessionDeleted)]
+            begin = begins[-1]
+            assert list(await store.events(each.session_id)) == each.values[begin:][-RECENT_EVENTS:]
+
+
+async def keys(pipeline: Pipeline, pattern: str = "*") -> set[bytes]:
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        return {key async for key in redis.scan_iter(match=f"{pipeline.key_prefix}{pattern}")}
+
+
+async def test_a_dry_run_says_what_is_missing_and_execute_creates_it(pipeline: Pipeline) -> None:
+    sessions = [Recorded(f"s-{n}").says_much(n + 1) for n in range(60)]
+    sessions.append(Recorded("s-reborn").says("a").is_deleted().says("b"))
+    sessions.append(Recorded("s-deleted").says("a").is_deleted())
+    await publish(pipeline, sessions)
+
+    found = await asyncio.to_thread(replay, pipeline)
+    assert found["sessions"]["created"] == len(sessions)
+    assert not found["executed"]
+    assert await keys(pipeline) == set(), "a dry run leaves nothing behind"
+
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert found["switched"] == len(sessions)
+    await assert_rebuilt(pipeline, sessions)
+    assert await keys(pipeline, "replay*") == set()
+
+    shown = await asyncio.to_thread(pipeline.must, "replay", "--verify")
+    assert f"{len(sessions)}  sessions are as the topics say" in shown
+
+
+async def test_times_to_live_come_out_as_they_would_be_and_what_expired_stays_gone(pipeline: Pipeline) -> None:
+    now = datetime.now(UTC)
+    hours = Recorded("s-hours-ago", began=now - timedelta(hours=23)).says("a")
+    days = Recorded("s-days-ago", began=now - timedelta(days=2)).says("a")
+    brief = Recorded("s-brief", began=now - timedelta(seconds=100)).says("a", changes=Changes(ttl_seconds=90))
+    long = Recorded("s-long", began=now - timedelta(days=2)).says("a", changes=Changes(ttl_seconds=7 * 86_400))
+    await publish(pipeline, [hours, days, brief, long])
+
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert (found["sessions"]["created"], found["sessions"]["expired"]) == (2, 2)
+    await assert_rebuilt(pipeline, [hours, long])
+    async with store_of(pipeline) as store, Redis.from_url(pipeline.redis_url) as redis:
+        assert not await store.exists("s-days-ago")
+        assert not await store.exists("s-brief")
+        for session_id, left in (("s-hours-ago", 3_600), ("s-long", 5 * 86_400)):
+            for key in (f"{{{session_id}}}", f"{{{session_id}}}:events"):
+                assert abs(await redis.ttl(pipeline.key_prefix + key) - left) < 60
+
+
+async def test_a_session_that_was_tampered_with_is_shown_field_by_field_and_put_right(pipeline: Pipeline) -> None:
+    good, bad, events = (Recorded(each).says_much(3) for each in ("s-good", "s-bad", "s-events"))
+    await publish(pipeline, [good, bad, events])
+    async with store_of(pipeline) as store:
+        await put(store, good)
+        right, bad.session = bad.session, tampered(bad.session)  # type: ignore[arg-type]
+        await put(store, bad)
+        bad.session = right
+        await put(store, events)
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        await redis.lset(f"{pipeline.key_prefix}{{s-events}}:events", 1, b"{}")  # type: ignore[misc]
+
+    done = await asyncio.to_thread(pipeline.run, "replay", "--verify", "--json")
+    assert done.returncode == 1
+    assert "differs" in done.stderr
+    found = orjson.loads(done.stdout)
+    assert found["sessions"] | {"same": 1, "changed": 2} == found["sessions"]
+    first = {each["session_id"]: each["changes"] for each in found["first"]}
+    assert first["s-bad"] == {"metadata": [{"plan": "gold"}, {}], "message_count": [10, 3]}
+    assert list(first["s-events"]) == ["events"]
+    shown = await asyncio.to_thread(pipeline.must, "replay")
+    assert "message_count: 10 -> 3" in shown
+
+    await asyncio.to_thread(replay, pipeline, "--execute")
+    await assert_rebuilt(pipeline, [good, bad, events])
+
+
+async def test_what_the_topics_never_had_is_removed_unless_it_is_new(pipeline: Pipeline) -> None:
+    known = Recorded("s-known").says("a")
+    stranger = Recorded("s-stranger", began=datetime.now(UTC) - timedelta(hours=1)).says("a")
+    new = Recorded("s-new").says("a")
+    await publish(pipeline, [known])
+    async with store_of(pipeline) as store:
+        for each in (known, stranger, new):
+            await put(store, each)
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert found["sessions"] | {"same": 1, "removed": 1, "ahead": 1} == found["sessions"]
+    async with store_of(pipeline) as store:
+        assert await store.exists("s-known")
+        assert await store.exists("s-new")
+        assert not await store.exists("s-stranger")
+
+
+async def test_a_newer_turn_and_a_newer_life_win(pipeline: Pipeline) -> None:
+    turn, life = Recorded("s-turn").says("a"), Recorded("s-life").says_much(3)
+    await publish(pipeline, [turn, life])
+    life = Recorded("s-life", began=life.began + timedelta(seconds=5)).says("b")
+    turn.says("b")
+    async with store_of(pipeline) as store:
+        await put(store, turn)
+        await put(store, life)
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert (found["switched"], found["sessions"]["ahead"]) == (0, 2)
+    await assert_rebuilt(pipeline, [turn, life])
+
+
+async def test_filters_select_sessions(pipeline: Pipeline) -> None:
+    now = datetime.now(UTC)
+    first, second = session_on([1]), session_on([2])
+    old = Recorded(first, began=now - timedelta(hours=3)).says("a")
+    young = Recorded(second, began=now).says("a")
+    await publish(pipeline, [old, young])
+
+    def created(*arguments: str) -> list[str]:
+        return [each["session_id"] for each in replay(pipeline, *arguments)["first"]]
+
+    for arguments, expected in (
+        (("--session", first), [first]),
+        (("--user", f"u-{second}"), [second]),
+        (("--partition", "1"), [first]),
+        (("--since", "1h"), [second]),
+        (("--until", "1h"), [first]),
+        (("--since", "1h", "--session", first), []),
+    ):
+        assert await asyncio.to_thread(created, *arguments) == expected, arguments
+    assert "has no partition 99" in (await asyncio.to_thread(pipeline.run, "replay", "--partition", "99")).stderr
+    assert (await asyncio.to_thread(pipeline.run, "replay", "--execute", "--sample", "0.5")).returncode == 2
+
+
+async def test_events_in_two_partitions_since_partitions_were_added(pipeline: Pipeline) -> None:
+    before = Recorded("s-moved").says_much(3)
+    await publish(pipeline, [before], partition=7)
+    after = Recorded("s-moved", began=before.began, events=[], session=before.session).says_much(2)
+    await publish(pipeline, [after], partition=2)
+    await asyncio.to_thread(replay, pipeline, "--execute")
+    whole = Recorded("s-moved", events=before.events + after.events, session=after.session)
+    await assert_rebuilt(pipeline, [whole])
+
+
+async def test_a_session_whose_beginning_is_not_retained_stays_as_it_is(pipeline: Pipeline) -> None:
+    whole = Recorded("s-cut").says_much(5)
+    tail = Recorded("s-cut", events=whole.events[2:], session=whole.session)
+    await publish(pipeline, [tail])
+    async with store_of(pipeline) as store:
+        await put(store, whole)
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert found["sessions"]["not_retained"] == 1
+    await assert_rebuilt(pipeline, [whole])
+
+
+async def test_killed_in_the_middle_it_goes_on(pipeline: Pipeline) -> None:
+    sessions = [Recorded(f"s-{n}").says_much(30) for n in range(2_000)]
+    await publish(pipeline, sessions)
+    command = [*SUPPORTSTREAM, "replay", "--execute", "--json"]
+    killed = subprocess.Popen(command, env=pipeline.environment(), cwd=pipeline.directory, stdout=subprocess.DEVNULL)
+
+    async def some_read() -> bool:
+        assert killed.poll() is None, "it ended before it could be killed"
+        return await read_so_far(pipeline) > 5_000
+
+    try:
+        await eventually(some_read, "some records are read")
+    finally:
+        killed.kill()
+        killed.wait()
+    done = await read_so_far(pipeline)
+    assert done < 60_000
+    soon = await asyncio.to_thread(pipeline.run, "replay", "--execute")
+    assert soon.returncode == 1
+    assert "running, or was killed just now" in soon.stderr
+
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        async for owner in redis.scan_iter(match=f"{pipeline.key_prefix}replay:*:owner"):
+            await redis.delete(owner)
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert found["records_read_before"] >= done
+    assert found["records"] + found["records_read_before"] == 60_000
+    assert found["switched"] == len(sessions)
+    await assert_rebuilt(pipeline, sessions[::50])
+    assert (await asyncio.to_thread(replay, pipeline, "--verify"))["sessions"]["same"] == len(sessions)
+
+
+async def read_so_far(pipeline: Pipeline) -> int:
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        read = 0
+        async for about in redis.scan_iter(match=f"{pipeline.key_prefix}replay:*:about"):
+            progress = await redis.hgetall(about)  # type: ignore[misc]
+            read = sum(int(value) for name, value in progress.items() if name.startswith(b"offset:"))
+        return read
