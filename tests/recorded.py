@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
@@ -40,7 +41,7 @@ class Recorded:
     def is_deleted(self) -> "Recorded":
         return self._add(SessionDeleted(**self._fields(1.0), actor="customer"))
 
-    def _fields(self, after_seconds: float) -> dict[str, object]:
+    def _fields(self, after_seconds: float) -> dict[str, Any]:
         n = len(self.events)
         if n:
             self.began += timedelta(seconds=after_seconds)

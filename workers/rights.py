@@ -95,9 +95,11 @@ class Rights:
         learn_partitions: LearnPartitions,
         *,
         publish_seconds: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`publish_seconds`: how long a reply may be on its way to Kafka."""
+        """`publish_seconds`: how long a reply may be on its way to Kafka. `clock`: seconds that all workers share."""
         self._publish_seconds = publish_seconds
+        self._clock = clock
         self._server = ""
         self._learn_partitions = learn_partitions
         self._store = store
@@ -167,14 +169,23 @@ class Rights:
         self, owned_since: Mapping[Partition, float], committed: Mapping[Partition, int]
     ) -> None:
         """Waits where a store that was replaced meets a partition that just moved: the former owner's last turn may be
-        lost in the store, and its reply still on the way to the topic. Who reads the topic too early answers again."""
+        lost in the store, and its reply still on the way to the topic. Who reads the topic too early answers again.
+
+        Nobody works on the new server before this, so what is on the way is as old as that server is to us.
+        """
         if not self._server:
             return
         marks = {self._repaired_mark(partition): partition for partition in owned_since if committed.get(partition, 0)}
-        known = await self._store.progress(list(marks))
+        first_seen = f"first seen|{self._server}"
+        known = await self._store.progress([first_seen, *marks])
+        now = int(self._clock())
+        if first_seen not in known:
+            await self._store.save_progress({first_seen: now})
         moved_at = [owned_since[partition] for mark, partition in marks.items() if mark not in known]
-        wait = max(moved_at, default=0.0) + self._publish_seconds - time.monotonic()
-        if moved_at and wait > 0:
+        wait = self._publish_seconds + min(
+            max(moved_at, default=float("-inf")) - time.monotonic(), known.get(first_seen, now) - now
+        )
+        if wait > 0:
             log.warning("store_replaced_as_partitions_moved", waits_seconds=round(wait, 1))
             await asyncio.sleep(wait)
 

@@ -1,7 +1,8 @@
 """`supportstream replay` on real Kafka and Redis: what it says, what it does, what it leaves alone."""
 
 import asyncio
-import subprocess
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from ops.local.process import ServerProcess
 from schemas.inbound import Changes
 from schemas.replies import SessionDeleted
 from schemas.session import RECENT_EVENTS
@@ -123,7 +125,7 @@ async def test_a_session_that_was_tampered_with_is_shown_field_by_field_and_put_
         bad.session = right
         await put(store, events)
     async with Redis.from_url(pipeline.redis_url) as redis:
-        await redis.lset(f"{pipeline.key_prefix}{{s-events}}:events", 1, b"{}")  # type: ignore[misc]
+        await redis.lset(f"{pipeline.key_prefix}{{s-events}}:events", 1, "{}")
 
     done = await asyncio.to_thread(pipeline.run, "replay", "--verify", "--json")
     assert done.returncode == 1
@@ -216,18 +218,23 @@ async def test_a_session_whose_beginning_is_not_retained_stays_as_it_is(pipeline
 async def test_killed_in_the_middle_it_goes_on(pipeline: Pipeline) -> None:
     sessions = [Recorded(f"s-{n}").says_much(30) for n in range(2_000)]
     await publish(pipeline, sessions)
-    command = [*SUPPORTSTREAM, "replay", "--execute", "--json"]
-    killed = subprocess.Popen(command, env=pipeline.environment(), cwd=pipeline.directory, stdout=subprocess.DEVNULL)
+    killed = ServerProcess(
+        "replay",
+        [*SUPPORTSTREAM, "replay", "--execute"],
+        log_path=pipeline.directory / "replay.log",
+        env=pipeline.environment(),
+    )
+    killed.start()
 
     async def some_read() -> bool:
-        assert killed.poll() is None, "it ended before it could be killed"
+        assert killed.running, "it ended before it could be killed"
         return await read_so_far(pipeline) > 5_000
 
     try:
         await eventually(some_read, "some records are read")
     finally:
-        killed.kill()
-        killed.wait()
+        # The processes that read for it end by themselves.
+        os.kill(killed.pid, signal.SIGKILL)
     done = await read_so_far(pipeline)
     assert done < 60_000
     soon = await asyncio.to_thread(pipeline.run, "replay", "--execute")
@@ -246,9 +253,9 @@ async def test_killed_in_the_middle_it_goes_on(pipeline: Pipeline) -> None:
 
 
 async def read_so_far(pipeline: Pipeline) -> int:
-    async with Redis.from_url(pipeline.redis_url) as redis:
+    async with Redis.from_url(pipeline.redis_url, decode_responses=True) as redis:
         read = 0
         async for about in redis.scan_iter(match=f"{pipeline.key_prefix}replay:*:about"):
-            progress = await redis.hgetall(about)  # type: ignore[misc]
-            read = sum(int(value) for name, value in progress.items() if name.startswith(b"offset:"))
+            progress = await redis.hgetall(about)
+            read = sum(int(value) for name, value in progress.items() if str(name).startswith("offset:"))
         return read

@@ -1,14 +1,18 @@
 """A store that may have lost writes is repaired before anything else is done (DESIGN §5, "When Redis forgets")."""
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import pytest
 
 from store.errors import StoreReplaced
 from store.memory import MemorySessionStore
-from tests.unit.workers.dispatch_rig import P0, Rig, working
+from tests.unit.workers.dispatch_rig import P0, FakeConsumer, FakeRepair, Rig, working
 from tests.unit.workers.fakes import until
 from workers.errors import StoreForgot, WorkerError
+from workers.incarnations import Incarnations
+from workers.rights import Rights
 
 
 @pytest.mark.parametrize(
@@ -93,3 +97,51 @@ async def test_progress_behind_the_group_s_offsets_is_a_loss() -> None:
     assert await rig.store.progress([str(P0)]) == {str(P0): 2}
     assert rig.dispatcher.assignments[P0].done_below == 2
     await rig.dispatcher.stop()
+
+
+class Restarted(MemorySessionStore):
+    """A store that has a name."""
+
+    name = "first"
+
+    async def accept_server(self) -> str:
+        return self.name
+
+
+async def test_who_gets_a_partition_as_the_store_is_replaced_waits_for_the_former_owners_last_replies() -> None:
+    """O, D: what the former owner had committed is lost, and may come to the topic only now."""
+    store = Restarted(ttl_seconds=60)
+    rights, repair = rights_on(store, publish_seconds=0.3)
+    for name, moved_ago, waits in (
+        ("first", 0.0, True),
+        ("first", 0.0, False),  # repaired before, and not replaced since
+        ("second", 10.0, False),  # nobody else had it
+        ("third", 0.0, True),
+    ):
+        store.name = name
+        began = time.monotonic()
+        await rights.obtain({P0: began - moved_ago}, set(), accept_server=True)
+        assert (time.monotonic() - began >= 0.25) is waits, name
+    assert len(repair.repaired) == 4
+
+
+async def test_nobody_waits_longer_than_replies_take_since_the_store_was_replaced() -> None:
+    """However often the partition moves meanwhile."""
+    store = Restarted(ttl_seconds=60)
+    await store.save_progress({"first seen|first": 1_000})
+    rights, _ = rights_on(store, publish_seconds=30.0, clock=lambda: 1_029.9)
+    async with asyncio.timeout(5.0):
+        await rights.obtain({P0: time.monotonic()}, set(), accept_server=True)
+
+
+def rights_on(
+    store: MemorySessionStore, *, publish_seconds: float, clock: Callable[[], float] = time.time
+) -> tuple[Rights, FakeRepair]:
+    consumer, repair = FakeConsumer(), FakeRepair()
+    consumer.produce(P0, *"abcdef")
+    consumer.committed[P0] = 5
+
+    async def nothing(assigned: object) -> None: ...
+
+    rights = Rights(store, consumer, repair, Incarnations(store), nothing, publish_seconds=publish_seconds, clock=clock)
+    return rights, repair
