@@ -29,7 +29,7 @@ async def run(servers: str, topic: str, redis_url: str) -> int:
     consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest")
     await consumer.start()
     redis = Redis.from_url(redis_url)
-    connection: Any = await redis.connection_pool.get_connection()
+    connection: Any = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
     try:
         first = TopicPartition(topic, 0)
         consumer.assign([first])
@@ -46,14 +46,14 @@ async def run(servers: str, topic: str, redis_url: str) -> int:
                 for record in records:
                     events[record.key].append(record.value)
                 read += len(records)
-            commands = []
+            commands: list[tuple[Any, ...]] = []
             for key, values in events.items():
                 session = b"floor:{" + key + b"}"
-                commands.append(hiredis.pack_command(("HSET", session, "state", STATE)))
-                commands.append(hiredis.pack_command(("RPUSH", session + b":events", *values)))
-                commands.append(hiredis.pack_command(("PEXPIRE", session, TTL_MS)))
-                commands.append(hiredis.pack_command(("PEXPIRE", session + b":events", TTL_MS)))
-            await connection.send_packed_command(b"".join(commands))
+                commands.append(("HSET", session, "state", STATE))
+                commands.append(("RPUSH", session + b":events", *values))
+                commands.append(("PEXPIRE", session, TTL_MS))
+                commands.append(("PEXPIRE", session + b":events", TTL_MS))
+            await connection.send_packed_command(b"".join([hiredis.pack_command(each) for each in commands]))
             for _ in commands:
                 await connection.read_response()
         return read

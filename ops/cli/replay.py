@@ -1,7 +1,7 @@
 """`replay`."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,9 +15,13 @@ from ops.cli.times import point_in_time
 from ops.errors import OpsError, UsageError
 from ops.replay.comparison import Difference
 from ops.replay.process import ReadElsewhere
-from ops.replay.rebuild import Outcome, Rebuild
+from ops.replay.rebuild import Outcome, Rebuild, Snapshots
 from ops.replay.selection import Selection
+from ops.replay.snapshots import SnapshotWriting
 from ops.settings import Settings
+from schemas.topics import MAX_EVENT_BYTES
+from store.errors import StoreError
+from workers.incarnations import Incarnations
 
 _KINDS = {
     "same": "are as the topics say",
@@ -47,6 +51,10 @@ def replay(
     sample: Annotated[float, typer.Option(min=0.0001, max=1.0, help="Only this share of the sessions.")] = 1.0,
     execute: Annotated[bool, typer.Option(help="Do it; without this only say what would happen.")] = False,
     verify: Annotated[bool, typer.Option(help="Exit with 1 if the store differs from the topics.")] = False,
+    snapshot: Annotated[
+        bool, typer.Option(help="Publish a snapshot of every session, so that the next rebuild starts from there.")
+    ] = False,
+    from_start: Annotated[bool, typer.Option(help="Without snapshots, from the reply events alone.")] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="How many read where there is much; one per CPU if not given.")
     ] = None,
@@ -61,6 +69,8 @@ def replay(
         raise UsageError("--verify changes nothing; leave out --execute")
     if execute and sample < 1.0:
         raise UsageError("--sample is for looking; --execute needs all sessions, or a filter that names them")
+    if snapshot and (execute or verify):
+        raise UsageError("--snapshot writes snapshots only; --execute and --verify are runs of their own")
     now = datetime.now(UTC)
     selection = Selection(
         frozenset(session or ()),
@@ -70,32 +80,70 @@ def replay(
         point_in_time(until, now) if until else None,
         sample,
     )
-    outcome = run(_replay(prepare(), selection, execute, processes or os.cpu_count() or 1))
+    if snapshot and not selection.is_everything:
+        raise UsageError("--snapshot covers all sessions; leave out the filters")
+    how = _How(execute, snapshot, from_start, processes or os.cpu_count() or 1)
+    outcome, written = run(_replay(prepare(), selection, how))
     if as_json:
-        print_json(_document(outcome))
-    else:
+        print_json(_document(outcome) if written is None else _snapshot_document(outcome, written))
+    elif written is None:
         _print(outcome, verify=verify)
+    else:
+        _print_reading(outcome)
+        out.print(f"{written.written} snapshots written, {written.ended} of expired sessions removed", markup=False)
     if verify and outcome.differs:
         raise OpsError("the store differs from the topics")
 
 
-async def _replay(settings: Settings, selection: Selection, execute: bool, processes: int) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _How:
+    execute: bool
+    snapshot: bool
+    from_start: bool
+    processes: int
+
+
+async def _replay(settings: Settings, selection: Selection, how: _How) -> tuple[Outcome, SnapshotWriting | None]:
+    whole = how.execute or how.snapshot
+    topics = wiring.topic_names(settings)
     store = wiring.shared_session_store(settings)
-    copy = wiring.working_copy(settings, selection, whole=execute)
+    copy = wiring.working_copy(settings, selection, whole=whole)
     try:
+        connection = wiring.kafka_connection(settings)
+        incarnations = Incarnations(store)
+        await incarnations.learn([topics.replies])
         rebuild = Rebuild(
-            wiring.kafka_connection(settings),
-            wiring.topic_names(settings).replies,
+            connection,
+            topics.replies,
             copy,
             selection,
             ttl_of=store.ttl_of,
-            processes=processes,
-            read_elsewhere=ReadElsewhere(settings, selection, whole=execute),
+            processes=how.processes,
+            read_elsewhere=ReadElsewhere(settings, selection, whole=whole),
+            snapshots=None if how.from_start else Snapshots(topics.snapshots, incarnations.name(topics.replies)),
         )
-        return await rebuild.run(progress, execute=execute)
+        if not how.snapshot:
+            return await rebuild.run(progress, execute=how.execute), None
+        kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
+        try:
+            writing = SnapshotWriting(kafka, topics.snapshots)
+            return await rebuild.snapshot(progress, writing), writing
+        finally:
+            await kafka.close()
+    except StoreError as error:
+        raise OpsError(str(error)) from error
     finally:
         await copy.close()
         await store.close()
+
+
+def _snapshot_document(outcome: Outcome, written: SnapshotWriting) -> dict[str, Any]:
+    return {
+        "snapshots_written": written.written,
+        "snapshots_removed": written.ended,
+        "records": outcome.records,
+        "seconds_reading": round(outcome.seconds_reading, 3),
+    }
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
@@ -114,13 +162,17 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print(outcome: Outcome, *, verify: bool) -> None:
+def _print_reading(outcome: Outcome) -> None:
     rate = outcome.records / outcome.seconds_reading if outcome.seconds_reading else 0.0
     before = f", after {outcome.resumed_at} that an earlier run had read" if outcome.resumed_at else ""
     took = f"{outcome.seconds_reading:.1f} s ({rate:,.0f}/s)"
     out.print(f"{outcome.records} records read in {took}{before}", markup=False)
     if outcome.unreadable:
         out.print(f"{outcome.unreadable} records can't be read and were left out", markup=False)
+
+
+def _print(outcome: Outcome, *, verify: bool) -> None:
+    _print_reading(outcome)
     for kind, meaning in _KINDS.items():
         if outcome.kinds[kind] or kind == "same":
             out.print(f"{outcome.kinds[kind]:>10}  sessions {meaning}", markup=False)

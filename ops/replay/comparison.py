@@ -61,12 +61,11 @@ def changed_fields(live: SessionData, rebuilt: SessionData) -> dict[str, tuple[A
 
 
 def compare_events(live: list[bytes], rebuilt: list[bytes]) -> dict[str, tuple[Any, Any]]:
-    """The newest events, by their digests; older ones that are no longer retained need not be there."""
-    common = min(len(live), len(rebuilt)) if len(rebuilt) < len(live) else len(live)
-    if common and live[-common:] == rebuilt[-common:] and len(live) >= len(rebuilt):
+    """The newest events, by their digests, oldest first. Of those rebuilt, older ones may be no longer retained."""
+    if live == rebuilt or (rebuilt and live[-len(rebuilt) :] == rebuilt):
         return {}
-    if live == rebuilt:
-        return {}
-    first = next((n for n in range(1, common + 1) if live[-n] != rebuilt[-n]), None)
-    where = f"the {first}. newest differs" if first else f"{len(rebuilt)}"
-    return {"events": (f"{len(live)}", where)}
+    pairs = zip(reversed(live), reversed(rebuilt), strict=False)
+    differs = next((n for n, (one, other) in enumerate(pairs, 1) if one != other), None)
+    if differs is None:
+        return {"events": (f"{len(live)} of them", f"{len(rebuilt)} of them")}
+    return {"events": (f"{len(live)} of them", f"{len(rebuilt)}; the newest but {differs - 1} differs")}

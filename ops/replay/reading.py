@@ -1,14 +1,15 @@
 """Reads reply partitions into a working copy, some at a time: memory doesn't grow with the topic."""
 
-import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import ValidationError
 
 from ops.errors import OpsError
+from ops.kafka.reading import read_spans
 from ops.replay.fold import Event, fold
 from ops.replay.selection import Selection
 from schemas.replies import decode_reply
@@ -17,12 +18,9 @@ from store.redis.working_copy import Folded, Step, WorkingCopy
 log = structlog.get_logger(__name__)
 
 _BATCH_RECORDS = 4_000
-_BATCH_BYTES = 8 * 1024 * 1024
-"""What is folded and written at once, whichever comes first."""
+"""What is folded and written at once."""
 _KEPT_SESSIONS = 4_000
 """Sessions kept as they were folded last: most conversations go on soon."""
-_POLL_MS = 1_000
-_SILENCE_SECONDS = 30.0
 _CONFLICTS = 10
 
 Spans = Mapping[int, tuple[int, int]]
@@ -55,32 +53,14 @@ class Reading:
             OpsError: the broker fell silent, or it may not go on.
             StoreError, KafkaError
         """
-        left = {TopicPartition(self._topic, n): end for n, (begin, end) in spans.items() if begin < end}
-        if not left:
-            return
-        self._consumer.assign(list(left))
-        for place in left:
-            self._consumer.seek(place, spans[place.partition][0])
-        heard = time.monotonic()
-        while left:
-            batches = await self._consumer.getmany(*left, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS)
-            for place, records in batches.items():
-                for record in records:
-                    if record.offset < left[place]:
-                        self._take(record.key, record.value)
-            if batches:
-                heard = time.monotonic()
-            elif time.monotonic() > heard + _SILENCE_SECONDS:
-                raise OpsError(f"Kafka sent nothing of {', '.join(map(str, left))} for {_SILENCE_SECONDS:g} s.")
-            reached = {}
-            for place, end in list(left.items()):
-                position = reached[place.partition] = min(await self._consumer.position(place), end)
-                if position >= end:
-                    del left[place]
+        places = {TopicPartition(self._topic, n): span for n, span in spans.items()}
+        async for batches, reached in read_spans(self._consumer, places, max_records=_BATCH_RECORDS):
+            for record in chain.from_iterable(batches.values()):
+                self._take(record.key, record.value)
             await self._folding.flush()
             if not self._may_go_on():
                 raise OpsError("Another replay took over, or who started this process is gone.")
-            await self._copy.save_progress({position_of(n): offset for n, offset in reached.items()})
+            await self._copy.save_progress({position_of(at.partition): offset for at, offset in reached.items()})
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
         try:

@@ -17,14 +17,16 @@ from contextlib import AbstractContextManager, aclosing, asynccontextmanager, su
 from dataclasses import dataclass, field
 from secrets import token_hex
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.reading import whole_topic
 from ops.replay.comparison import Difference, compare, compare_events
 from ops.replay.reading import Folding, Reading, Spans, position_of
 from ops.replay.selection import Selection
+from ops.replay.snapshots import SnapshotReading, SnapshotWriting
 from schemas.session import SessionData
 from store.errors import StoreError
 from store.redis.working_copy import Pair, WorkingCopy
@@ -41,7 +43,7 @@ ALONE_BELOW = 50_000
 _LEASE_EVERY_SECONDS = 4.0
 _CATCH_UP_ROUNDS = 3
 _SHOWN = 20
-_STARTED = "started_ms"
+_STARTED, _SEEDED, _COVERED = "started_ms", "seeded", "covered:"
 
 
 @dataclass(slots=True)
@@ -76,6 +78,14 @@ class Outcome:
         return any(self.kinds[kind] for kind in ("created", "changed", "removed"))
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """Where snapshots are, and which life of the reply topic they must be about (`schemas.incarnation`)."""
+
+    topic: str
+    covers: str
+
+
 class Rebuild:
     """One replay."""
 
@@ -89,9 +99,13 @@ class Rebuild:
         ttl_of: Callable[[SessionData], float],
         processes: int,
         read_elsewhere: ReadElsewhere,
+        snapshots: Snapshots | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`read_elsewhere` is sent to processes of their own."""
+        """`read_elsewhere` is sent to processes of their own; `snapshots` None: without any."""
+        self._snapshots = snapshots
+        self._covered: dict[int, int] = {}
+        """Per reply partition, below which offset the snapshots have everything."""
         self._connection = connection
         self._topic = topic
         self._copy = copy
@@ -129,6 +143,31 @@ class Rebuild:
         except StoreError as error:
             raise OpsError(f"{error} Run it again: it goes on where it was.") from error
 
+    async def snapshot(self, stage: Stage, writing: SnapshotWriting) -> Outcome:
+        """Rebuilds all sessions and publishes a snapshot of each that has none just so; nothing is compared.
+
+        Raises:
+            OpsError: as `run`.
+        """
+        assert self._snapshots is not None
+        try:
+            async with self._lease():
+                outcome = Outcome()
+                with stage("Reading records") as advance:
+                    await self._read(outcome, advance)
+                    await self._place_held()
+                with stage("Writing snapshots") as advance:
+                    await writing.run(self._copy, self._snapshots.covers, self.ends, self._expired, advance)
+                await self._copy.drop()
+                return outcome
+        except KafkaError as error:
+            raise OpsError(f"Kafka at {self._connection.bootstrap_servers} can't be read: {error}") from error
+        except StoreError as error:
+            raise OpsError(f"{error} Run it again: it goes on where it was.") from error
+
+    def _expired(self, session: SessionData) -> bool:
+        return session.expires_at(self._ttl_of(session)) <= self._clock()
+
     # ---- reading
 
     async def _read(self, outcome: Outcome, advance: Advance) -> None:
@@ -139,8 +178,10 @@ class Rebuild:
         try:
             await consumer.start()
             await self._bounds(consumer)
-            starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in self._begins.items()}
-            outcome.resumed_at = sum(starts[n] - begin for n, begin in self._begins.items())
+            await self._seed(consumer, progress)
+            first = {n: max(begin, self._covered.get(n, 0)) for n, begin in self._begins.items()}
+            starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in first.items()}
+            outcome.resumed_at = sum(starts[n] - begin for n, begin in first.items())
             await self._read_from(consumer, starts, outcome, advance)
         finally:
             await consumer.stop()
@@ -198,19 +239,26 @@ class Rebuild:
 
     async def _bounds(self, consumer: AIOKafkaConsumer) -> None:
         """Where the selected partitions begin and end now."""
-        if self._topic not in await consumer.topics():
-            raise OpsError(f"Topic {self._topic} is not there: supportstream topics create")
-        # A consumer knows the partitions of what it is assigned to, once it had to ask about them.
-        first = TopicPartition(self._topic, 0)
-        consumer.assign([first])
-        await consumer.end_offsets([first])
-        numbers = set(consumer.partitions_for_topic(self._topic) or {0})
-        if unknown := self._selection.partitions - numbers:
-            raise OpsError(f"{self._topic} has no partition {min(unknown)}, only 0 to {max(numbers)}")
-        places = [TopicPartition(self._topic, n) for n in self._selection.partitions or numbers]
-        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-        self._begins = {place.partition: offset for place, offset in begins.items()}
-        self.ends = {place.partition: offset for place, offset in ends.items()}
+        spans = {place.partition: span for place, span in (await whole_topic(consumer, self._topic)).items()}
+        if unknown := self._selection.partitions - spans.keys():
+            raise OpsError(f"{self._topic} has no partition {min(unknown)}, only 0 to {max(spans)}")
+        meant = self._selection.partitions or spans.keys()
+        self._begins = {n: begin for n, (begin, _) in spans.items() if n in meant}
+        self.ends = {n: end for n, (_, end) in spans.items() if n in meant}
+
+    async def _seed(self, consumer: AIOKafkaConsumer, progress: Mapping[str, int]) -> None:
+        """Begins with snapshots, where there are any."""
+        if self._snapshots is None:
+            return
+        if _SEEDED in progress:
+            self._covered = {n: progress[at] for n in self._begins if (at := f"{_COVERED}{n}") in progress}
+            return
+        if self._snapshots.topic not in await consumer.topics():
+            return
+        reading = SnapshotReading(consumer, self._snapshots.topic, self._copy, self._selection)
+        self._covered = await reading.run(self._snapshots.covers)
+        covered = {f"{_COVERED}{n}": offset for n, offset in self._covered.items()}
+        await self._copy.save_progress({**covered, _SEEDED: 1})
 
     async def _place_held(self) -> None:
         """Events that came before their predecessors, which lay in another partition."""
@@ -292,7 +340,7 @@ class Rebuild:
 
     async def _compare_lacking(self, outcome: Outcome, execute: bool) -> None:
         """Live sessions that the topics have not."""
-        cut = any(self._begins.values())
+        cut = any(begin > self._covered.get(n, 0) for n, begin in self._begins.items())
         async with aclosing(self._lacking_pages()) as pages:
             async for page in pages:
                 removing: list[Pair] = []

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -14,6 +15,7 @@ from aiokafka.errors import KafkaError
 from ops.dead_letters import NotADeadLetter, decode_dead_letter
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.reading import Spans, read_spans, whole_topic
 from ops.verification.checker import Checker, Findings
 from schemas.session import SessionData
 from schemas.topics import TopicNames
@@ -25,7 +27,6 @@ from workers.records import Partition
 Advance = Callable[[int, int], None]
 """Takes how many records were read, and of how many."""
 
-_SILENCE_SECONDS = 30.0
 _SETTLE_SECONDS = 10.0
 """How long a session may be ahead of the reply topic: its newest reply is on its way."""
 _POLL_SECONDS = 0.25
@@ -88,8 +89,8 @@ class Verification:
         await incarnations.learn(self._inbound_topics)
         checker = Checker(committed, incarnations.name)
         # What was committed before has its reply by now, and its dead letter before its reply.
-        replies = await _whole(consumer, self._topics.replies)
-        letters = await _whole(consumer, self._topics.dlq)
+        replies = await whole_topic(consumer, self._topics.replies)
+        letters = await whole_topic(consumer, self._topics.dlq)
         reading = _Reading(consumer, advance)
         reading.expect(inbound, replies, letters)
         async for record in reading.records(inbound):
@@ -102,10 +103,10 @@ class Verification:
         await self._sessions(reading, checker, replies, only)
         return checker.finish(complete=wait_seconds > 0)
 
-    async def _inbound_span(self, consumer: AIOKafkaConsumer, span: Span) -> "Spans":
+    async def _inbound_span(self, consumer: AIOKafkaConsumer, span: Span) -> Spans:
         found: Spans = {}
         for topic in self._inbound_topics:
-            found |= await _whole(consumer, topic)
+            found |= await whole_topic(consumer, topic)
         begins = await _at_time(consumer, span.since, found, {place: begin for place, (begin, _) in found.items()})
         ends = await _at_time(consumer, span.until, found, {place: end for place, (_, end) in found.items()})
         return {place: (max(begins[place], begin), min(ends[place], end)) for place, (begin, end) in found.items()}
@@ -126,14 +127,14 @@ class Verification:
         finally:
             await admin.close()
 
-    async def _replies(self, reading: "_Reading", checker: Checker, replies: "Spans", only: set[str] | None) -> None:
+    async def _replies(self, reading: "_Reading", checker: Checker, replies: Spans, only: set[str] | None) -> None:
         wanted = None if only is None else {session_id.encode() for session_id in only}
         async for record in reading.records(replies):
             # Our own replies have their session as key: what isn't meant need not be decoded.
             if wanted is None or record.key in wanted:
                 checker.reply(record)
 
-    async def _sessions(self, reading: "_Reading", checker: Checker, replies: "Spans", only: set[str] | None) -> None:
+    async def _sessions(self, reading: "_Reading", checker: Checker, replies: Spans, only: set[str] | None) -> None:
         ahead: list[str] = []
         session_ids = list(checker.sessions())
         for begin in range(0, len(session_ids), _LOADED_AT_ONCE):
@@ -141,7 +142,7 @@ class Verification:
             ahead += await self._compare(checker, page, last_look=False)
         give_up_at = time.monotonic() + _SETTLE_SECONDS
         while ahead:
-            now_replies = await _whole(reading.consumer, self._topics.replies)
+            now_replies = await whole_topic(reading.consumer, self._topics.replies)
             news = {
                 place: (replies[place][1] if place in replies else begin, end)
                 for place, (begin, end) in now_replies.items()
@@ -174,10 +175,6 @@ class Verification:
         return stored.session, await self._store.events(session_id)
 
 
-Spans = dict[TopicPartition, tuple[int, int]]
-"""Per partition where to begin and where to end."""
-
-
 class _Reading:
     """Reads spans, tells how far it is."""
 
@@ -195,28 +192,11 @@ class _Reading:
         Raises:
             OpsError: the broker fell silent.
         """
-        left = {place: end for place, (begin, end) in spans.items() if begin < end}
-        if not left:
-            return
-        self.consumer.assign(list(left))
-        for place in left:
-            self.consumer.seek(place, spans[place][0])
-        heard = time.monotonic()
-        while left:
-            batches = await self.consumer.getmany(*left, timeout_ms=1_000, max_records=2_000)
-            for place, records in batches.items():
-                for record in records:
-                    if record.offset < left[place]:
-                        yield record
-                self._done += len(records)
+        async for batches, _ in read_spans(self.consumer, spans, max_records=2_000):
+            for record in chain.from_iterable(batches.values()):
+                self._done += 1
+                yield record
             self._advance(min(self._done, self._total), self._total)
-            if batches:
-                heard = time.monotonic()
-            elif time.monotonic() > heard + _SILENCE_SECONDS:
-                raise OpsError(f"Kafka sent nothing of {', '.join(map(str, left))} for {_SILENCE_SECONDS:g} s.")
-            for place, end in list(left.items()):
-                if await self.consumer.position(place) >= end:
-                    del left[place]
 
 
 async def _letters(reading: _Reading, checker: Checker, letters: Spans) -> None:
@@ -225,20 +205,6 @@ async def _letters(reading: _Reading, checker: Checker, letters: Spans) -> None:
             checker.dead_letter(decode_dead_letter(record))
         except NotADeadLetter:
             checker.findings.records["strangers_among_dead_letters"] += 1
-
-
-async def _whole(consumer: AIOKafkaConsumer, topic: str) -> Spans:
-    """The topic as it is now. Raises OpsError when there is none."""
-    # Listing all topics creates none, where asking for one by name may.
-    if topic not in await consumer.topics():
-        raise OpsError(f"Topic {topic} is not there: supportstream topics create")
-    # A consumer knows the partitions of what it is assigned to, once it had to ask about them.
-    first = TopicPartition(topic, 0)
-    consumer.assign([first])
-    await consumer.end_offsets([first])
-    places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
-    begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-    return {place: (begins[place], ends[place]) for place in places}
 
 
 async def _at_time(

@@ -148,6 +148,20 @@ redis.call('PEXPIRE', events, ttl_ms)
 return 1
 """)
 
+# A session from its snapshot; folding goes on from there.
+SEED = Script("""
+local session, events = KEYS[1], KEYS[2]
+local at, event, state, key, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+redis.call('HSET', session, 'at', at, 'event', event, 'state', state, 'key', key, 'seeded', at)
+redis.call('DEL', events)
+redis.call('PEXPIRE', session, ttl_ms)
+if #ARGV > 5 then
+  redis.call('RPUSH', events, unpack(ARGV, 6))
+  redis.call('PEXPIRE', events, ttl_ms)
+end
+return 1
+""")
+
 # What was rebuilt takes the place of what is live, its fences stay. Not over a later life, nor over a later version of
 # the same: a turn that was committed meanwhile wins. The copy remembers that it was done, and may be asked again.
 SWITCH = Script("""
@@ -187,4 +201,4 @@ redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """)
 
-ALL_SCRIPTS = (COMMIT_TURN, RESTORE, READ_SEALED, RESEAL, NEXT_FENCE, SAVE_PROGRESS, FOLD_IN, SWITCH, REMOVE)
+ALL_SCRIPTS = (COMMIT_TURN, RESTORE, READ_SEALED, RESEAL, NEXT_FENCE, SAVE_PROGRESS, FOLD_IN, SEED, SWITCH, REMOVE)

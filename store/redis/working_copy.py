@@ -18,7 +18,7 @@ from store.redis.connect import RedisConnections
 from store.redis.keys import Keys
 from store.redis.round_trips import Command, RoundTrips
 from store.redis.scan import session_id_pages
-from store.redis.scripts import FOLD_IN, REMOVE, SWITCH, Script
+from store.redis.scripts import FOLD_IN, REMOVE, SEED, SWITCH, Script
 from store.redis.state import open_state
 
 _GROUP = 256
@@ -138,9 +138,7 @@ class WorkingCopy:
     def _fold_in(self, step: Step) -> tuple[list[str], list[Any]]:
         session = step.after.session
         assert session is not None
-        events = step.events[-RECENT_EVENTS:]
         session_id, seal = session.session_id, self._cipher.seal
-        values = [seal(session_id, event) for event in events] if self._whole else [digest(event) for event in events]
         return (
             [self._keys.session(session_id), self._keys.events(session_id)],
             [
@@ -152,9 +150,43 @@ class WorkingCopy:
                 self._keep_ms,
                 RECENT_EVENTS,
                 int(step.anew),
-                *values,
+                *self._values(session_id, step.events[-RECENT_EVENTS:]),
             ],
         )
+
+    def _values(self, session_id: str, events: Sequence[bytes]) -> list[bytes]:
+        if not self._whole:
+            return [digest(event) for event in events]
+        return [self._cipher.seal(session_id, event) for event in events]
+
+    async def seed(self, snapshots: Sequence[tuple[Folded, Sequence[bytes]]]) -> None:
+        """Sessions with their newest events, from snapshots; whatever was there of them is replaced."""
+        calls = []
+        for folded, events in snapshots:
+            assert folded.session is not None
+            session_id = folded.session.session_id
+            values = self._values(session_id, events)
+            state = self._cipher.seal(session_id, folded.session.to_json())
+            args = [folded.at, folded.event_id, state, self._cipher.key_id, self._keep_ms, *values]
+            calls.append((self._of(session_id), args))
+        await self._many_scripts(SEED, calls)
+
+    async def whole(self, session_ids: Sequence[str]) -> list[tuple[Folded, list[bytes], bool]]:
+        """Sessions with their newest events, and whether a snapshot has them just so."""
+        commands: list[Command] = []
+        for each in session_ids:
+            commands.append(("HMGET", self._keys.session(each), "at", "seeded", "state", "event"))
+            commands.append(("LRANGE", self._keys.events(each), 0, -1))
+        found = await self._many(commands, group=32)
+        sessions = []
+        for n, session_id in enumerate(session_ids):
+            at, seeded, state, event = found[2 * n]
+            if state is None:
+                continue
+            folded = Folded(open_state(self._cipher, session_id, state), event.decode())
+            events = [self._cipher.open(session_id, value) for value in found[2 * n + 1]]
+            sessions.append((folded, events, at == seeded))
+        return sessions
 
     async def hold(self, events: Mapping[str, Sequence[bytes]]) -> None:
         """Keeps events of sessions that follow nothing yet."""

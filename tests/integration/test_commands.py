@@ -40,7 +40,7 @@ def one_line(done: subprocess.CompletedProcess[str], exit_code: int, *words: str
 def test_topics_are_created_once_shown_and_checked(pipeline: Pipeline) -> None:
     other = replace(pipeline, run_id=pipeline.run_id + "b")
     names = TopicNames(other.topics.prefix)
-    all_names = {names.inbound, names.replies, names.deltas, names.knowledge, names.dlq}
+    all_names = {names.inbound, names.replies, names.deltas, names.knowledge, names.snapshots, names.dlq}
     missing = other.run("topics", "check")
     assert missing.returncode == 1
     assert all(name in missing.stderr for name in all_names)

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis.asyncio import Redis
 
 from ops.local.process import ServerProcess
@@ -213,6 +215,43 @@ async def test_a_session_whose_beginning_is_not_retained_stays_as_it_is(pipeline
     found = await asyncio.to_thread(replay, pipeline, "--execute")
     assert found["sessions"]["not_retained"] == 1
     await assert_rebuilt(pipeline, [whole])
+
+
+async def test_a_rebuild_from_snapshots_needs_only_what_came_after(pipeline: Pipeline) -> None:
+    ended = Recorded("s-ended", began=datetime.now(UTC) - timedelta(days=2)).says("a")
+    sessions = [Recorded(f"s-{n}").says_much(60 if n % 2 else 3) for n in range(10)]
+    sessions.append(Recorded("s-deleted").says("a").is_deleted())
+    await publish(pipeline, [*sessions, ended])
+    written = await asyncio.to_thread(replay, pipeline, "--snapshot")
+    assert (written["snapshots_written"], written["records"]) == (len(sessions), 5 * 63 + 3)
+
+    await forget_replies(pipeline)
+    later = [Recorded(each.session_id, began=each.began, session=each.session).says("later") for each in sessions[:4]]
+    new = Recorded("s-new").says("a")
+    await publish(pipeline, [*later, new])
+    for each, more in zip(sessions, later, strict=False):
+        each.events, each.session = each.events + more.events, more.session
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert (found["records"], found["switched"]) == (5, len(sessions) + 1)
+    await assert_rebuilt(pipeline, [*sessions, new])
+
+    written = await asyncio.to_thread(replay, pipeline, "--snapshot")
+    assert (written["snapshots_written"], written["records"]) == (5, 5)
+    found = await asyncio.to_thread(replay, pipeline, "--verify")
+    assert (found["records"], found["sessions"]["same"]) == (0, len(sessions) + 1)
+    found = await asyncio.to_thread(replay, pipeline, "--from-start")
+    assert found["sessions"]["not_retained"] == len(sessions)
+
+
+async def forget_replies(pipeline: Pipeline) -> None:
+    """As retention does: what is in the reply topic now is gone."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=pipeline.bootstrap_servers)
+    await admin.start()
+    try:
+        places = [TopicPartition(pipeline.topics.replies, n) for n in range(12)]
+        await admin.delete_records({place: RecordsToDelete(before_offset=-1) for place in places})
+    finally:
+        await admin.close()
 
 
 async def test_killed_in_the_middle_it_goes_on(pipeline: Pipeline) -> None:

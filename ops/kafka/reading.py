@@ -1,0 +1,62 @@
+"""Reading what a topic holds now, without a consumer group."""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from ops.errors import OpsError
+
+_SILENCE_SECONDS = 30.0
+_POLL_MS = 1_000
+
+Spans = dict[TopicPartition, tuple[int, int]]
+"""Per partition where to begin and where to end."""
+
+
+async def whole_topic(consumer: AIOKafkaConsumer, topic: str) -> Spans:
+    """The topic as it is now. Raises OpsError when there is none."""
+    # Listing all topics creates none, where asking for one by name may.
+    if topic not in await consumer.topics():
+        raise OpsError(f"Topic {topic} is not there: supportstream topics create")
+    # A consumer knows the partitions of what it is assigned to, once it had to ask about them.
+    first = TopicPartition(topic, 0)
+    consumer.assign([first])
+    await consumer.end_offsets([first])
+    places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
+    begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+    return {place: (begins[place], ends[place]) for place in places}
+
+
+async def read_spans(
+    consumer: AIOKafkaConsumer, spans: Mapping[TopicPartition, tuple[int, int]], *, max_records: int
+) -> AsyncIterator[tuple[dict[TopicPartition, list[Any]], dict[TopicPartition, int]]]:
+    """The records of the spans, each partition's in order, at most `max_records` at once; and per partition before
+    which offset all has been handed out then.
+
+    Raises:
+        OpsError: the broker fell silent.
+    """
+    left = {place: end for place, (begin, end) in spans.items() if begin < end}
+    if not left:
+        return
+    consumer.assign(list(left))
+    for place in left:
+        consumer.seek(place, spans[place][0])
+    heard = time.monotonic()
+    while left:
+        batches = await consumer.getmany(*left, timeout_ms=_POLL_MS, max_records=max_records)
+        if batches:
+            heard = time.monotonic()
+        elif time.monotonic() > heard + _SILENCE_SECONDS:
+            raise OpsError(f"Kafka sent nothing of {', '.join(map(str, left))} for {_SILENCE_SECONDS:g} s.")
+        reached = {place: min(await consumer.position(place), end) for place, end in left.items()}
+        yield (
+            {
+                place: records if records[-1].offset < left[place] else [r for r in records if r.offset < left[place]]
+                for place, records in batches.items()
+            },
+            reached,
+        )
+        left = {place: end for place, end in left.items() if reached[place] < end}
