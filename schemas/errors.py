@@ -47,6 +47,10 @@ class SequenceGap(SchemaError):
     """A reply event does not follow the session state it is folded into: events in between are missing."""
 
 
+class NewerSchema(SchemaError):
+    """Something was written by a later version of this program, and can't be read by this one."""
+
+
 def explain(error: ValidationError) -> str:
     """The first validation problem as one sentence that names the field, without echoing its value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]

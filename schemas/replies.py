@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 from schemas.frozen import frozen
 from schemas.identity import InboundId, SessionId
 from schemas.inbound import Attachment, Changes, Rfc3339, Scalar
+from schemas.upcasting import upcast
 
 Actor = Literal["customer", "agent", "operator", "system"]
 
@@ -130,12 +131,13 @@ _REPLY: TypeAdapter[ReplyEvent] = TypeAdapter(ReplyUnion)
 
 
 def decode_reply(value: bytes) -> ReplyEvent:
-    """The event in a record of the reply topic.
+    """The event in a record of the reply topic, of whichever version.
 
     Raises:
         pydantic.ValidationError: it isn't one.
+        NewerSchema: a later version of this program wrote it.
     """
-    return _REPLY.validate_json(value)
+    return _REPLY.validate_json(upcast(value))
 
 
 def encode_reply(event: ReplyEvent) -> bytes:

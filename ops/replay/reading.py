@@ -12,6 +12,7 @@ from ops.errors import OpsError
 from ops.kafka.reading import read_spans
 from ops.replay.fold import Event, fold
 from ops.replay.selection import Selection
+from schemas.errors import NewerSchema
 from schemas.replies import decode_reply
 from store.redis.working_copy import Folded, Step, WorkingCopy
 
@@ -82,9 +83,15 @@ class Folding:
         self.counts: Counter[str] = Counter()
 
     def take(self, value: bytes) -> None:
-        """The value of a reply record. One that can't be read is counted and left out."""
+        """The value of a reply record. One that is no reply event is counted and left out.
+
+        Raises:
+            OpsError: it is one of a later version.
+        """
         try:
             event = decode_reply(value)
+        except NewerSchema as error:
+            raise OpsError(str(error)) from error
         except ValidationError as error:
             self.counts["unreadable"] += 1
             log.error("reply_unreadable", error=str(error))

@@ -85,12 +85,13 @@ def test_a_session_has_one_home_in_inbound_replies_and_deltas() -> None:
     assert partitions[names.inbound] == partitions[names.replies] == partitions[names.deltas] == 24
 
 
-def test_replies_are_kept_forever_and_only_knowledge_is_compacted() -> None:
+def test_replies_are_kept_forever_and_never_compacted() -> None:
     """R: the reply topic is the changelog; compaction would leave gaps in seq."""
     names = TopicNames()
     configs = {spec.name: spec.configs for spec in topic_specs(names, 12)}
     assert configs[names.replies]["retention.ms"] == "-1"
-    assert {name for name, config in configs.items() if config["cleanup.policy"] == "compact"} == {names.knowledge}
+    compacted = {name for name, config in configs.items() if config["cleanup.policy"] == "compact"}
+    assert compacted == {names.knowledge, names.snapshots}
 
 
 def test_a_dead_letter_has_room_for_the_largest_record_and_its_reason() -> None:
