@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from ops.cli import bench, chat, check, dlq, keys, knowledge, processes, publish, replay, sessions, topics, verify
+from ops.cli import (
+    bench,
+    chat,
+    check,
+    dlq,
+    keys,
+    knowledge,
+    processes,
+    publish,
+    replay,
+    sessions,
+    topics,
+    transfer,
+    verify,
+)
 from ops.cli.console import err
 from ops.errors import OpsError
 
@@ -16,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (processes, publish, chat, check, verify, replay):
+for module in (processes, publish, chat, check, verify, replay, transfer):
     module.register(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(knowledge.app, name="knowledge")
