@@ -87,6 +87,9 @@ class Dispatcher:
         )
         self._owned_since: dict[Partition, float] = {}
         """When the group gave us each partition that we own."""
+        self._preparations = 0
+        self._prepared_by: dict[Partition, int] = {}
+        """The newest preparation of each partition: what an earlier one obtains doesn't count any more."""
         self._settings = settings
         self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
         self._commits: CommitTracker[Partition] = CommitTracker()
@@ -166,19 +169,17 @@ class Dispatcher:
         for partition in partitions:
             self._owned_since[partition] = time.monotonic()
             self._consumer.pause(partition)
-        self._prepare_soon(self._prepare(partitions))
+        self._prepare_soon(self._prepare(partitions, self._next_preparation(partitions)))
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """Ends owning `partitions`: what was taken gets some time to finish (`DispatchSettings`), what is done is
         committed, the rest is left to whoever is next."""
         partitions = set(partitions)
         self._revoking |= partitions
-        preparing = list(self._preparing)
-        for task in preparing:
-            task.cancel()
-        if preparing:
-            await asyncio.wait(preparing)
+        await self._stop_preparing()
         await self._drain(partitions)
+        # A turn that found the store replaced meanwhile began another one.
+        await self._stop_preparing()
         if late := [task for work, task in self._tasks.items() if work.partition in partitions]:
             log.warning("turns_abandoned", count=len(late), drained_seconds=self._settings.drain_timeout)
             for task in late:
@@ -187,6 +188,7 @@ class Dispatcher:
         await self.commit()
         for partition in partitions:
             self._owned_since.pop(partition, None)
+            self._prepared_by.pop(partition, None)
             self._commits.revoke(partition)
             self._assignments.pop(partition, None)
             self._l1.drop_partition(partition)
@@ -194,6 +196,12 @@ class Dispatcher:
             self._unready.discard(partition)
             self._revoking.discard(partition)
             self.refused.pop(partition, None)
+
+    async def _stop_preparing(self) -> None:
+        if preparing := list(self._preparing):
+            for task in preparing:
+                task.cancel()
+            await asyncio.wait(preparing)
 
     async def _drain(self, partitions: set[Partition]) -> None:
         """Waits, within limits, for all that was taken of `partitions`. Also for what waits in lanes: a record that is
@@ -275,21 +283,35 @@ class Dispatcher:
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
 
-    async def _prepare(self, partitions: list[Partition], *, accept_server: bool = True) -> None:
+    def _next_preparation(self, partitions: Iterable[Partition]) -> int:
+        self._preparations += 1
+        self._prepared_by.update(dict.fromkeys(partitions, self._preparations))
+        return self._preparations
+
+    async def _prepare(self, partitions: list[Partition], number: int, *, accept_server: bool = True) -> None:
+        """`number` from `_next_preparation`. A store that was replaced in mid-revocation begins one that the next
+        assignment overtakes: both at once would take records twice, and lose count of what is open."""
+        partitions = [partition for partition in partitions if self._prepared_by.get(partition) == number]
+        if not partitions:
+            return
         owned_since = {partition: self._owned_since[partition] for partition in partitions}
         try:
             granted = await self._rights.obtain(owned_since, self._unready, accept_server=accept_server)
         except Exception as error:
             log.exception("assignment_failed")
-            self.refuse(partitions, error)
+            self.refuse([each for each in partitions if self._prepared_by.get(each) == number], error)
             return
         # From here on nothing waits, so no record slips in between.
         for partition, reason in granted.refused.items():
+            if self._prepared_by.get(partition) != number:
+                continue
             self.refused[partition] = reason
             log.error("partition_refused", partition=str(partition), reason=reason)
         for partition, (begin, end) in granted.lost.items():
             self._lost(partition, begin, end)
         for partition, done_below in granted.done_below.items():
+            if self._prepared_by.get(partition) != number:
+                continue
             self._generation += 1
             self._commits.assign(partition)
             self._assignments[partition] = Assignment(
@@ -368,12 +390,12 @@ class Dispatcher:
         unfinished_from = self._commits.unfinished_from(work.partition)
         assignment = self._assignments[work.partition]
         self._forsake(work.partition)
-        self._prepare_soon(self._reclaim(assignment, unfinished_from))
+        self._prepare_soon(self._reclaim(assignment, unfinished_from, self._next_preparation([work.partition])))
 
-    async def _reclaim(self, assignment: Assignment, unfinished_from: int) -> None:
+    async def _reclaim(self, assignment: Assignment, unfinished_from: int, number: int) -> None:
         if await self._rights.reclaim(assignment, unfinished_from):
             # That the store was replaced must be seen by all partitions, not be hidden by one of them.
-            await self._prepare([assignment.partition], accept_server=False)
+            await self._prepare([assignment.partition], number, accept_server=False)
 
     def _distrust_store(self, sign: str) -> None:
         """The store may have lost writes: nothing more is done in any partition before it is repaired."""
@@ -383,9 +405,9 @@ class Dispatcher:
         self._repair.noticed(sign)
         for partition in partitions:
             self._forsake(partition)
-        self._prepare_soon(self._start_over(partitions))
+        self._prepare_soon(self._start_over(partitions, self._next_preparation(partitions)))
 
-    async def _start_over(self, partitions: list[Partition]) -> None:
+    async def _start_over(self, partitions: list[Partition], number: int) -> None:
         """Repairs the store and takes everything again, after all that is under way has come to an end.
 
         A turn that goes on would find an older session in the store, and write after it; and a reply that is published
@@ -396,7 +418,7 @@ class Dispatcher:
                 task.cancel()
             await asyncio.wait(running)
         await self._settle_publishing()
-        await self._prepare(partitions)
+        await self._prepare(partitions, number)
 
     def _forsake(self, partition: Partition) -> None:
         """Lets go of the partition, and reads no further, until it is prepared anew."""

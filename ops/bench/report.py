@@ -95,6 +95,33 @@ def lanes_table(report: Report) -> Table:
     return table
 
 
+def replay_table(report: Report) -> Table:
+    """Records a second beside the floor's, memory, and what snapshots save."""
+    conditions, figures, ratios = report.figures["conditions"], report.figures, report.ratios
+    table = Table(
+        title="replay: medians of {rounds} rounds, {records:,} records of {sessions:,} sessions".format_map(conditions),
+        caption="{cpus} CPUs, Python {python}, Apache Kafka {kafka}".format_map(conditions),
+    )
+    table.add_column("figure")
+    for heading in ("floor", "replay", "ratio"):
+        table.add_column(heading, justify="right")
+    floor, product = figures["floor_records_per_s"], figures["replay_records_per_s"]
+    table.add_row("records/s", number(floor), number(product), number(ratios["rate_over_floor"]))
+    small, peak = figures["small_replay_peak_rss_bytes"] / 2**20, figures["replay_peak_rss_bytes"] / 2**20
+    memory = f"{number(peak)} MiB"
+    table.add_row(
+        "peak memory, of a topic a tenth as large and of all", f"{number(small)} MiB", memory, number(peak / small)
+    )
+    full, from_snapshots = conditions["records"] / product, figures["snapshot_rebuild_s"]
+    table.add_row(
+        "seconds, all events and from snapshots",
+        f"{number(full)} s",
+        f"{number(from_snapshots)} s",
+        number(ratios["snapshot_rebuild_over_full"]),
+    )
+    return table
+
+
 def with_unit(figure: str, value: float) -> str:
     """`value` of a figure that is a time or a rate."""
     return f"{number(value)} µs" if figure.endswith("_us") else f"{number(value)}/s"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ops.bench.report import Report, lanes_table, store_table, turns_table
+from ops.bench.report import Report, lanes_table, replay_table, store_table, turns_table
 from ops.cli.console import err, out, print_json
 from ops.errors import OpsError
 
@@ -71,6 +71,22 @@ def lanes(
         print_json(asdict(report))
     else:
         out.print(lanes_table(report))
+
+
+@app.command()
+def replay(
+    records: Annotated[int, typer.Option(min=1_000, help="Reply records; a session has 20.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Floor and product take turns this often.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """What a rebuild costs: from the reply topic into an empty Redis, and from snapshots."""
+    from ops.bench.replay import run
+
+    report = _measured(lambda progress: run(records, rounds, progress))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        out.print(replay_table(report))
 
 
 def _measured(run: Run) -> Report:

@@ -97,6 +97,8 @@ class Experiment:
         await self.traffic.stop()
         found = await self.verify()
         assert found["ok"], f"{self.name}: {broken(found)}"
+        rebuilt = await self.rebuilt()
+        assert not rebuilt["differs"], f"{self.name}: a rebuild differs: {rebuilt['sessions']}, {rebuilt['first'][:3]}"
         assert not self.traffic.complaints, f"{self.name}: {self.traffic.complaints[:5]}"
         assert self.messages_through > 0, f"{self.name}: no message went through the fault"
         self.add_row(found, invariants)
@@ -127,6 +129,13 @@ class Experiment:
     async def verify(self) -> dict[str, Any]:
         """What `supportstream verify` says, once everything is done."""
         done = await asyncio.to_thread(self.pipeline.run, "verify", "--json", "--wait", f"{SETTLED_WITHIN_S:g}")
+        assert done.stdout, done.stderr
+        found: dict[str, Any] = orjson.loads(done.stdout)
+        return found
+
+    async def rebuilt(self) -> dict[str, Any]:
+        """R, with times to live: what `supportstream replay` would change of the sessions as they are now."""
+        done = await asyncio.to_thread(self.pipeline.run, "replay", "--json")
         assert done.stdout, done.stderr
         found: dict[str, Any] = orjson.loads(done.stdout)
         return found

@@ -160,13 +160,14 @@ class Rig:
         max_open: int = 100,
         drain: float = 0.0,
         queue_drain: float = 60.0,
+        repair: FakeRepair | None = None,
     ) -> None:
         self.consumer = FakeConsumer()
         self.turns = ManualTurns()
         self.store = store or MemorySessionStore(ttl_seconds=60)
         self.cancellations = Cancellations()
         self.l1 = L1Cache(size=10, ttl_seconds=60)
-        self.repair = FakeRepair()
+        self.repair = repair or FakeRepair()
         self.incarnations = Incarnations(self.store)
         self.marks = ReplyMarks(TOPICS.inbound)
         self.observer = Lost()
@@ -212,10 +213,14 @@ class Rig:
 
 @asynccontextmanager
 async def working(
-    *sessions: str, max_open: int = 100, drain: float = 0.0, queue_drain: float = 60.0
+    *sessions: str,
+    max_open: int = 100,
+    drain: float = 0.0,
+    queue_drain: float = 60.0,
+    repair: FakeRepair | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig that owns P0 and has taken a record of each session."""
-    rig = Rig(max_open=max_open, drain=drain, queue_drain=queue_drain)
+    rig = Rig(max_open=max_open, drain=drain, queue_drain=queue_drain, repair=repair)
     rig.consumer.produce(P0, *sessions)
     await rig.assign(P0)
     rig.feed(P0)

@@ -2,16 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from store.errors import StoreReplaced
 from store.memory import MemorySessionStore
+from store.protocol import Fence
 from tests.unit.workers.dispatch_rig import P0, FakeConsumer, FakeRepair, Rig, working
 from tests.unit.workers.fakes import until
 from workers.errors import StoreForgot, WorkerError
 from workers.incarnations import Incarnations
+from workers.records import Partition
 from workers.rights import Rights
 
 
@@ -97,6 +99,51 @@ async def test_progress_behind_the_group_s_offsets_is_a_loss() -> None:
     assert await rig.store.progress([str(P0)]) == {str(P0): 2}
     assert rig.dispatcher.assignments[P0].done_below == 2
     await rig.dispatcher.stop()
+
+
+async def test_a_loss_that_is_found_in_mid_revocation_prepares_nothing_that_is_revoked() -> None:
+    """L: two preparations of one partition would count its open records anew, and commit past them."""
+    async with working("a", "b", "c", drain=5.0) as rig:
+        repaired = len(rig.repair.repaired)
+        revoking = asyncio.create_task(rig.dispatcher.revoked([P0]))
+        await rig.turns.end(0, StoreReplaced("another"))
+        await revoking
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert rig.consumer.committed == {}
+        assert rig.dispatcher.assignments == {}
+        assert len(rig.repair.repaired) == repaired
+        await rig.assign(P0)
+        rig.feed(P0)
+        for offset in range(3):
+            await rig.turns.end(offset)
+        await rig.dispatcher.commit()
+        assert rig.consumer.committed == {P0: 3}
+
+
+async def test_of_two_preparations_the_newer_one_counts() -> None:
+    """L: a store that is replaced again while the partition is being prepared."""
+    gate = asyncio.Event()
+
+    class Slow(FakeRepair):
+        async def run(self, partitions: Iterable[Partition], fence: Fence) -> None:
+            await super().run(partitions, fence)
+            if len(self.repaired) == 2:
+                await gate.wait()
+
+    async with working("a", "a", repair=Slow()) as rig:
+        await rig.turns.end(0, StoreReplaced("another"))
+        await until(lambda: len(rig.repair.repaired) == 2)
+        # The first preparation waits; another one overtakes it.
+        await rig.assign(P0)
+        rig.feed(P0)
+        first = rig.dispatcher.assignments[P0]
+        gate.set()
+        await rig.turns.end(0)
+        await rig.turns.end(1)
+        assert rig.dispatcher.assignments[P0] is first
+        await rig.dispatcher.commit()
+        assert rig.consumer.committed == {P0: 2}
 
 
 class Restarted(MemorySessionStore):
