@@ -1,6 +1,6 @@
 """Conversations as they are in the reply topic, made without a worker."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -63,17 +63,21 @@ class Recorded:
 
 
 async def publish(pipeline: Pipeline, conversations: Iterable[Recorded], *, partition: int | None = None) -> None:
-    """Their events, interleaved, each session's in order."""
+    """Their events, interleaved, each session's in order, and as old for Kafka as they say."""
     kafka = AIOKafkaProducer(bootstrap_servers=pipeline.bootstrap_servers, acks="all", linger_ms=20)
     await kafka.start()
     try:
         sends = []
-        queues: Sequence[tuple[str, list[bytes]]] = [(each.session_id, each.values) for each in conversations]
-        for n in range(max(len(values) for _, values in queues)):
-            for session_id, values in queues:
-                if n < len(values):
+        queues = list(conversations)
+        for n in range(max(len(each.events) for each in queues)):
+            for each in queues:
+                if n < len(each.events):
+                    session_id, event = each.session_id, each.events[n]
                     home = home_partition(session_id, PARTITIONS) if partition is None else partition
-                    sends.append(await kafka.send(pipeline.topics.replies, values[n], session_id.encode(), home))
+                    at_ms = int(datetime.fromisoformat(event.completed_at).timestamp() * 1000)
+                    value = encode_reply(event)
+                    topic = pipeline.topics.replies
+                    sends.append(await kafka.send(topic, value, session_id.encode(), home, timestamp_ms=at_ms))
         for send in sends:
             await send
     finally:

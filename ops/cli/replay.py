@@ -82,8 +82,8 @@ def replay(
     )
     if snapshot and not selection.is_everything:
         raise UsageError("--snapshot covers all sessions; leave out the filters")
-    how = _How(execute, snapshot, from_start, processes or os.cpu_count() or 1)
-    outcome, written = run(_replay(prepare(), selection, how))
+    how = How(execute, snapshot, from_start, processes or os.cpu_count() or 1)
+    outcome, written = run(rebuild(prepare(), selection, how))
     if as_json:
         print_json(_document(outcome) if written is None else _snapshot_document(outcome, written))
     elif written is None:
@@ -96,14 +96,21 @@ def replay(
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class How:
+    """What a replay does with what it rebuilt."""
+
     execute: bool
     snapshot: bool
     from_start: bool
     processes: int
 
 
-async def _replay(settings: Settings, selection: Selection, how: _How) -> tuple[Outcome, SnapshotWriting | None]:
+async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[Outcome, SnapshotWriting | None]:
+    """Runs a replay; with snapshots, what was written of them.
+
+    Raises:
+        OpsError
+    """
     whole = how.execute or how.snapshot
     topics = wiring.topic_names(settings)
     store = wiring.shared_session_store(settings)
@@ -112,22 +119,22 @@ async def _replay(settings: Settings, selection: Selection, how: _How) -> tuple[
         connection = wiring.kafka_connection(settings)
         incarnations = Incarnations(store)
         await incarnations.learn([topics.replies])
-        rebuild = Rebuild(
+        it = Rebuild(
             connection,
             topics.replies,
             copy,
             selection,
-            ttl_of=store.ttl_of,
+            ttl_seconds=settings.redis_session_ttl_seconds,
             processes=how.processes,
             read_elsewhere=ReadElsewhere(settings, selection, whole=whole),
             snapshots=None if how.from_start else Snapshots(topics.snapshots, incarnations.name(topics.replies)),
         )
         if not how.snapshot:
-            return await rebuild.run(progress, execute=how.execute), None
+            return await it.run(progress, execute=how.execute), None
         kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
         try:
             writing = SnapshotWriting(kafka, topics.snapshots)
-            return await rebuild.snapshot(progress, writing), writing
+            return await it.snapshot(progress, writing), writing
         finally:
             await kafka.close()
     except StoreError as error:

@@ -31,7 +31,15 @@ class ReadElsewhere:
         try:
             await consumer.start()
             topic = wiring.topic_names(self.settings).replies
-            await Reading(consumer, copy, topic, self.selection, lambda: os.getppid() == parent).run(spans)
+            reading = Reading(
+                consumer,
+                copy,
+                topic,
+                self.selection,
+                lambda: os.getppid() == parent,
+                ttl_seconds=self.settings.redis_session_ttl_seconds,
+            )
+            await reading.run(spans)
         finally:
             await consumer.stop()
             await copy.close()

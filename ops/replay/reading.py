@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from itertools import chain
 
 import structlog
@@ -14,6 +15,7 @@ from ops.replay.fold import Event, fold
 from ops.replay.selection import Selection
 from schemas.errors import NewerSchema
 from schemas.replies import decode_reply
+from schemas.session import SessionData
 from store.redis.working_copy import Folded, Step, WorkingCopy
 
 log = structlog.get_logger(__name__)
@@ -23,6 +25,9 @@ _BATCH_RECORDS = 4_000
 _KEPT_SESSIONS = 4_000
 """Sessions kept as they were folded last: most conversations go on soon."""
 _CONFLICTS = 10
+_SWEEP_AT_LEAST_SECONDS = 3_600.0
+_LATE_SECONDS = 3_600.0
+"""A turn that began before its session expired may be committed after that."""
 
 Spans = Mapping[int, tuple[int, int]]
 """Per reply partition where to begin and where to end."""
@@ -38,14 +43,21 @@ class Reading:
         topic: str,
         selection: Selection,
         may_go_on: Callable[[], bool],
+        *,
+        ttl_seconds: float,
     ) -> None:
-        """`may_go_on` is asked before every batch; False ends the reading with an error."""
+        """`may_go_on` is asked before every batch; False ends the reading with an error. `ttl_seconds`: how long a
+        session lives that says nothing else."""
         self._consumer = consumer
         self._topic = topic
         self._selection = selection
         self._may_go_on = may_go_on
         self._folding = Folding(copy)
         self._copy = copy
+        self._ttl_seconds = ttl_seconds
+        self._times: dict[int, float] = {}
+        """Of the newest record that was read of each partition that is not at its end, in seconds since 1970."""
+        self._swept_at: float | None = None
 
     async def run(self, spans: Spans) -> None:
         """Folds the records of these spans.
@@ -59,9 +71,29 @@ class Reading:
             for record in chain.from_iterable(batches.values()):
                 self._take(record.key, record.value)
             await self._folding.flush()
+            self._times.update({place.partition: records[-1].timestamp / 1000 for place, records in batches.items()})
+            for place, offset in reached.items():
+                if offset >= places[place][1]:
+                    self._times.pop(place.partition, None)
+            await self._sweep_sometimes()
             if not self._may_go_on():
                 raise OpsError("Another replay took over, or who started this process is gone.")
             await self._copy.save_progress({position_of(at.partition): offset for at, offset in reached.items()})
+
+    async def _sweep_sometimes(self) -> None:
+        """Once in a session's life, by the clock of the records, forgets what had expired by then: a topic of years
+        doesn't fill Redis with sessions that are long gone."""
+        now = min(self._times.values(), default=None)
+        if now is None:
+            return
+        if self._swept_at is None:
+            self._swept_at = now
+        if now > self._swept_at + max(self._ttl_seconds, _SWEEP_AT_LEAST_SECONDS):
+            self._swept_at = now
+            await self._folding.forget(lambda session: self._expires_at(session) < now - _LATE_SECONDS)
+
+    def _expires_at(self, session: SessionData) -> float:
+        return session.expires_at(session.ttl_seconds or self._ttl_seconds)
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
         try:
@@ -132,6 +164,16 @@ class Folding:
         while len(self._known) > _KEPT_SESSIONS:
             self._known.popitem(last=False)
         return conflicts
+
+    async def forget(self, ended: Callable[[SessionData], bool]) -> None:
+        """Sessions of which `ended` is true are forgotten."""
+        async with aclosing(self._copy.pages()) as pages:
+            async for page in pages:
+                found = zip(page, await self._copy.read(page), strict=True)
+                gone = [session_id for session_id, each in found if each.session is not None and ended(each.session)]
+                await self._copy.forget(gone)
+                for session_id in gone:
+                    self._known.pop(session_id, None)
 
     async def _learn(self, session_ids: Sequence[str]) -> None:
         for session_id, folded in zip(session_ids, await self._copy.read(session_ids), strict=True):

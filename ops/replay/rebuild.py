@@ -96,13 +96,14 @@ class Rebuild:
         copy: WorkingCopy,
         selection: Selection,
         *,
-        ttl_of: Callable[[SessionData], float],
+        ttl_seconds: float,
         processes: int,
         read_elsewhere: ReadElsewhere,
         snapshots: Snapshots | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`read_elsewhere` is sent to processes of their own; `snapshots` None: without any."""
+        """`ttl_seconds`: how long a session lives that says nothing else. `read_elsewhere` is sent to processes of
+        their own. `snapshots` None: without any."""
         self._snapshots = snapshots
         self._covered: dict[int, int] = {}
         """Per reply partition, below which offset the snapshots have everything."""
@@ -110,7 +111,7 @@ class Rebuild:
         self._topic = topic
         self._copy = copy
         self._selection = selection
-        self._ttl_of = ttl_of
+        self._ttl_seconds = ttl_seconds
         self._processes = processes
         self._read_elsewhere = read_elsewhere
         self._clock = clock
@@ -165,6 +166,9 @@ class Rebuild:
         except StoreError as error:
             raise OpsError(f"{error} Run it again: it goes on where it was.") from error
 
+    def _ttl_of(self, session: SessionData) -> float:
+        return session.ttl_seconds or self._ttl_seconds
+
     def _expired(self, session: SessionData) -> bool:
         return session.expires_at(self._ttl_of(session)) <= self._clock()
 
@@ -195,8 +199,7 @@ class Rebuild:
         watch = asyncio.create_task(self._tell(starts, total, advance))
         try:
             if total < ALONE_BELOW or self._processes < 2 or len(spans) < 2:
-                reading = Reading(consumer, self._copy, self._topic, self._selection, lambda: not self._lost_lease)
-                await reading.run(spans)
+                await self._reading(consumer).run(spans)
             else:
                 await self._read_in_processes(spans)
         finally:
@@ -206,6 +209,16 @@ class Rebuild:
         outcome.records += total
         outcome.seconds_reading += time.monotonic() - began
         advance(total, total)
+
+    def _reading(self, consumer: AIOKafkaConsumer) -> Reading:
+        return Reading(
+            consumer,
+            self._copy,
+            self._topic,
+            self._selection,
+            lambda: not self._lost_lease,
+            ttl_seconds=self._ttl_seconds,
+        )
 
     async def _read_in_processes(self, spans: Spans) -> None:
         """Partitions are dealt out by their size, largest first."""
@@ -333,7 +346,7 @@ class Rebuild:
             await consumer.start()
             await self._bounds(consumer)
             spans = {n: (before.get(n, begin), self.ends[n]) for n, begin in self._begins.items()}
-            await Reading(consumer, self._copy, self._topic, self._selection, lambda: not self._lost_lease).run(spans)
+            await self._reading(consumer).run(spans)
         finally:
             await consumer.stop()
         await self._place_held()

@@ -59,18 +59,23 @@ async def stop_worker(scene: Scene) -> None:
 
 async def freeze_worker(scene: Scene) -> None:
     victim = scene.rng.choice(scene.workers)
+    scene.workers.remove(victim)
     victim.server.pause()
     try:
         await asyncio.sleep(scene.rng.uniform(1.0, 8.0))
     finally:
         victim.server.resume()
+    scene.workers.append(victim)
 
 
 async def kill_ingress(scene: Scene) -> None:
+    # The other trouble must not kill it as well.
     victim = scene.rng.choice(scene.ingresses)
+    scene.ingresses.remove(victim)
     victim.server.kill()
     await asyncio.sleep(scene.rng.uniform(0.5, 2.0))
     await asyncio.to_thread(victim.server.start)
+    scene.ingresses.append(victim)
 
 
 async def kill_broker(scene: Scene) -> None:
@@ -145,9 +150,9 @@ async def test_two_random_faults_at_a_time(
     brief = {"REDIS_SOCKET_TIMEOUT": "1", "REDIS_SOCKET_CONNECT_TIMEOUT": "1"}
     async with experiment(name, kafka=cluster.bootstrap_servers, redis=redis_of_its_own.url, **brief) as it:
         workers = [it.pipeline.worker(**THINKING) for _ in range(3)]
-        ingresses = [it.pipeline.ingress(), it.pipeline.ingress()]
+        ingresses = [it.pipeline.ingress() for _ in range(3)]
         await it.start(workers=workers, ingresses=ingresses)
-        scene = Scene(it, cluster, redis_of_its_own, workers, ingresses)
+        scene = Scene(it, cluster, redis_of_its_own, workers, list(ingresses))
         end = time.monotonic() + 60 * MINUTES
         async with it.fault():
             await asyncio.gather(trouble(scene, end), trouble(scene, end))

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,12 +14,17 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis.asyncio import Redis
 
+from ops.cli import replay as replay_command
 from ops.local.process import ServerProcess
+from ops.replay import reading
+from ops.replay.selection import Selection
+from ops.settings import load_settings
 from schemas.inbound import Changes
 from schemas.replies import SessionDeleted
 from schemas.session import RECENT_EVENTS
 from store.protocol import Fence
 from store.redis import RedisSessionStore
+from store.redis.working_copy import Step, WorkingCopy
 from tests.polling import eventually
 from tests.processes import SUPPORTSTREAM, Pipeline
 from tests.recorded import Recorded, publish, tampered
@@ -115,6 +120,38 @@ async def test_times_to_live_come_out_as_they_would_be_and_what_expired_stays_go
         for session_id, left in (("s-hours-ago", 3_600), ("s-long", 5 * 86_400)):
             for key in (f"{{{session_id}}}", f"{{{session_id}}}:events"):
                 assert abs(await redis.ttl(pipeline.key_prefix + key) - left) < 60
+
+
+async def test_sessions_that_ended_long_ago_don_t_pile_up_in_redis(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounded memory: a topic of many days needs room for those that live at the same time."""
+    now = datetime.now(UTC)
+    days = [Recorded(f"s-{n}", began=now - timedelta(days=30 - n, hours=1)).says_much(8) for n in range(30)]
+    steady = Recorded("s-steady", began=now - timedelta(days=30))
+    for _ in range(60):
+        steady.says("still here", after_seconds=43_000)
+    for each in days:
+        await publish(pipeline, [each], partition=0)
+    await publish(pipeline, [steady], partition=1)
+    for name, value in pipeline.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(reading, "_BATCH_RECORDS", 8)
+    most = 0
+    write = WorkingCopy.write
+
+    async def counting(copy: WorkingCopy, steps: Sequence[Step]) -> list[bool]:
+        nonlocal most
+        written = await write(copy, steps)
+        most = max(most, len(await keys(pipeline, "replay*:{*}")))
+        return written
+
+    monkeypatch.setattr(WorkingCopy, "write", counting)
+    how = replay_command.How(execute=True, snapshot=False, from_start=False, processes=1)
+    outcome, _ = await replay_command.rebuild(load_settings(), Selection(), how)
+    assert most <= 6, f"{most} sessions were kept at once"
+    assert outcome.switched == 2
+    await assert_rebuilt(pipeline, [days[-1], steady])
 
 
 async def test_a_session_that_was_tampered_with_is_shown_field_by_field_and_put_right(pipeline: Pipeline) -> None:
