@@ -155,7 +155,9 @@ class Connection:
         events that the store still has after `resume`."""
         self.state = State.OPEN
         self.session_id = session_id
-        self.position = newest
+        # A store that just lost writes is behind what the client has seen; those replies must not be shown again when
+        # it has them back.
+        self.position = max(newest, (resume.epoch, resume.seq)) if resume is not None else newest
         same_epoch = resume is not None and (resume.epoch == newest[0] or resume.epoch == resume.seq == 0)
         recovered = False
         if resume is not None and same_epoch:
@@ -164,8 +166,8 @@ class Connection:
         welcome = Welcome(
             session_id=session_id,
             token=token,
-            epoch=newest[0],
-            seq=newest[1],
+            epoch=self.position[0],
+            seq=self.position[1],
             recovered=recovered,
             missed=[arrival.frame for arrival in missed],
         )

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     worker_drain_seconds: Annotated[float, Field(ge=0)] = 20.0
     worker_stall_seconds: Annotated[float, Field(gt=0)] = 300.0
     """With open records and nothing committed for longer, `/health/live` fails; longer than any answer takes."""
+    snapshot_interval_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """So often one of the workers writes snapshots of all sessions, in the background; 0: none does."""
+    snapshot_records_per_second: Annotated[int, Field(ge=1)] = 2_000
+    """How many reply records that reads a second."""
     worker_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Port of the worker's `/health*` and `/metrics`; 0: none."""
     worker_instance_id: str | None = None

@@ -9,6 +9,7 @@ from ops.cli import (
     chat,
     check,
     dlq,
+    explain,
     keys,
     knowledge,
     processes,
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (processes, publish, chat, check, verify, replay, transfer):
+for module in (processes, publish, chat, check, verify, replay, explain, transfer):
     module.register(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(knowledge.app, name="knowledge")

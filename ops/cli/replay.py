@@ -55,6 +55,9 @@ def replay(
         bool, typer.Option(help="Publish a snapshot of every session, so that the next rebuild starts from there.")
     ] = False,
     from_start: Annotated[bool, typer.Option(help="Without snapshots, from the reply events alone.")] = False,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Read at most so many records a second, to leave the rest in peace.")
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="How many read where there is much; one per CPU if not given.")
     ] = None,
@@ -82,7 +85,7 @@ def replay(
     )
     if snapshot and not selection.is_everything:
         raise UsageError("--snapshot covers all sessions; leave out the filters")
-    how = How(execute, snapshot, from_start, processes or os.cpu_count() or 1)
+    how = How(execute, snapshot, from_start, 1 if rate else processes or os.cpu_count() or 1, rate)
     outcome, written = run(rebuild(prepare(), selection, how))
     if as_json:
         print_json(_document(outcome) if written is None else _snapshot_document(outcome, written))
@@ -103,6 +106,7 @@ class How:
     snapshot: bool
     from_start: bool
     processes: int
+    records_per_second: int | None = None
 
 
 async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[Outcome, SnapshotWriting | None]:
@@ -126,6 +130,7 @@ async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[O
             selection,
             ttl_seconds=settings.redis_session_ttl_seconds,
             processes=how.processes,
+            records_per_second=how.records_per_second,
             read_elsewhere=ReadElsewhere(settings, selection, whole=whole),
             snapshots=None if how.from_start else Snapshots(topics.snapshots, incarnations.name(topics.replies)),
         )

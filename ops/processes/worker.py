@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.topics import TopicAdmin
 from ops.metrics import Metrics
+from ops.processes.snapshots import snapshot_command, snapshots_regularly
 from ops.settings import Settings
 from ops.store_report import guards
 from schemas.publishing import PublishError
@@ -25,6 +26,7 @@ from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
 from workers.generation.null import NullGenerator
 from workers.generation.protocol import Generator, Retriever
+from workers.records import Partition
 
 if TYPE_CHECKING:
     from workers.retrieval.embedder import Embedder
@@ -111,14 +113,15 @@ async def running_worker(
             await app.start(parts.dispatcher)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
-                yield RunningWorker(
-                    parts.dispatcher,
-                    brain.knowledge,
-                    kafka.check,
-                    parts.l1,
-                    store.ping,
-                    settings.worker_stall_seconds,
-                )
+                async with _snapshots(settings, parts.dispatcher):
+                    yield RunningWorker(
+                        parts.dispatcher,
+                        brain.knowledge,
+                        kafka.check,
+                        parts.l1,
+                        store.ping,
+                        settings.worker_stall_seconds,
+                    )
             finally:
                 await app.stop()
                 log.info("worker_stopped")
@@ -126,6 +129,15 @@ async def running_worker(
         raise OpsError(str(error)) from error
     finally:
         await kafka.close()
+
+
+def _snapshots(settings: Settings, dispatcher: Dispatcher) -> AbstractAsyncContextManager[None]:
+    if not settings.snapshot_interval_seconds or settings.redis_url is None:
+        return nullcontext()
+    first = Partition(wiring.topic_names(settings).inbound, 0)
+    return snapshots_regularly(
+        snapshot_command(settings), settings.snapshot_interval_seconds, lambda: first in dispatcher.assignments
+    )
 
 
 async def _largest_reply(connection: KafkaConnection, topic: str) -> int:

@@ -1,5 +1,6 @@
 """Reads reply partitions into a working copy, some at a time: memory doesn't grow with the topic."""
 
+import asyncio
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -14,6 +15,7 @@ from ops.kafka.reading import read_spans
 from ops.replay.fold import Event, fold
 from ops.replay.selection import Selection
 from schemas.errors import NewerSchema
+from schemas.partition import home_partition
 from schemas.replies import decode_reply
 from schemas.session import SessionData
 from store.redis.working_copy import Folded, Step, WorkingCopy
@@ -45,6 +47,7 @@ class Reading:
         may_go_on: Callable[[], bool],
         *,
         ttl_seconds: float,
+        records_per_second: int | None = None,
     ) -> None:
         """`may_go_on` is asked before every batch; False ends the reading with an error. `ttl_seconds`: how long a
         session lives that says nothing else."""
@@ -55,9 +58,10 @@ class Reading:
         self._folding = Folding(copy)
         self._copy = copy
         self._ttl_seconds = ttl_seconds
+        self._records_per_second = records_per_second
         self._times: dict[int, float] = {}
-        """Of the newest record that was read of each partition that is not at its end, in seconds since 1970."""
-        self._swept_at: float | None = None
+        """Of the newest record that was read of each partition, in seconds since 1970."""
+        self._swept_at: dict[int, float] = {}
 
     async def run(self, spans: Spans) -> None:
         """Folds the records of these spans.
@@ -67,30 +71,32 @@ class Reading:
             StoreError, KafkaError
         """
         places = {TopicPartition(self._topic, n): span for n, span in spans.items()}
-        async for batches, reached in read_spans(self._consumer, places, max_records=_BATCH_RECORDS):
+        at_once = min(_BATCH_RECORDS, self._records_per_second or _BATCH_RECORDS)
+        async for batches, reached in read_spans(self._consumer, places, max_records=at_once):
             for record in chain.from_iterable(batches.values()):
                 self._take(record.key, record.value)
             await self._folding.flush()
             self._times.update({place.partition: records[-1].timestamp / 1000 for place, records in batches.items()})
-            for place, offset in reached.items():
-                if offset >= places[place][1]:
-                    self._times.pop(place.partition, None)
             await self._sweep_sometimes()
             if not self._may_go_on():
                 raise OpsError("Another replay took over, or who started this process is gone.")
+            if self._records_per_second:
+                await asyncio.sleep(sum(map(len, batches.values())) / self._records_per_second)
             await self._copy.save_progress({position_of(at.partition): offset for at, offset in reached.items()})
 
     async def _sweep_sometimes(self) -> None:
         """Once in a session's life, by the clock of the records, forgets what had expired by then: a topic of years
-        doesn't fill Redis with sessions that are long gone."""
-        now = min(self._times.values(), default=None)
-        if now is None:
-            return
-        if self._swept_at is None:
-            self._swept_at = now
-        if now > self._swept_at + max(self._ttl_seconds, _SWEEP_AT_LEAST_SECONDS):
-            self._swept_at = now
-            await self._folding.forget(lambda session: self._expires_at(session) < now - _LATE_SECONDS)
+        doesn't fill Redis with sessions that are long gone. Of each partition by its own records, for they are not
+        read at the same pace."""
+        life = max(self._ttl_seconds, _SWEEP_AT_LEAST_SECONDS)
+        if any(now > self._swept_at.setdefault(n, now) + life for n, now in self._times.items()):
+            self._swept_at = dict(self._times)
+            await self._folding.forget(self._has_ended)
+
+    def _has_ended(self, session: SessionData) -> bool:
+        partitions = len(self._consumer.partitions_for_topic(self._topic) or ())
+        home = home_partition(session.session_id, partitions) if partitions else -1
+        return self._expires_at(session) < self._times.get(home, 0.0) - _LATE_SECONDS
 
     def _expires_at(self, session: SessionData) -> float:
         return session.expires_at(session.ttl_seconds or self._ttl_seconds)

@@ -98,6 +98,7 @@ class Rebuild:
         *,
         ttl_seconds: float,
         processes: int,
+        records_per_second: int | None = None,
         read_elsewhere: ReadElsewhere,
         snapshots: Snapshots | None = None,
         clock: Callable[[], float] = time.time,
@@ -113,6 +114,7 @@ class Rebuild:
         self._selection = selection
         self._ttl_seconds = ttl_seconds
         self._processes = processes
+        self._records_per_second = records_per_second
         self._read_elsewhere = read_elsewhere
         self._clock = clock
         self._token = token_hex(8)
@@ -218,6 +220,7 @@ class Rebuild:
             self._selection,
             lambda: not self._lost_lease,
             ttl_seconds=self._ttl_seconds,
+            records_per_second=self._records_per_second,
         )
 
     async def _read_in_processes(self, spans: Spans) -> None:

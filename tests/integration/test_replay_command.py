@@ -17,9 +17,11 @@ from redis.asyncio import Redis
 from ops.cli import replay as replay_command
 from ops.local.process import ServerProcess
 from ops.replay import reading
+from ops.replay.rebuild import Outcome
 from ops.replay.selection import Selection
 from ops.settings import load_settings
 from schemas.inbound import Changes
+from schemas.partition import home_partition
 from schemas.replies import SessionDeleted
 from schemas.session import RECENT_EVENTS
 from store.protocol import Fence
@@ -41,6 +43,20 @@ def pipeline(new_pipeline: Callable[..., Pipeline]) -> Pipeline:
 def replay(pipeline: Pipeline, *arguments: str) -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(pipeline.must("replay", "--json", *arguments))
     return found
+
+
+async def rebuild(pipeline: Pipeline, *, execute: bool = True, **selection: Any) -> Outcome:
+    """What the command does, in this process."""
+    settings = load_settings(
+        kafka_bootstrap_servers=pipeline.bootstrap_servers,
+        redis_url=pipeline.redis_url,
+        topic_prefix=pipeline.topics.prefix,
+        redis_session_key_prefix=pipeline.key_prefix,
+        redis_session_ttl_seconds=int(TTL_S),
+    )
+    how = replay_command.How(execute=execute, snapshot=False, from_start=False, processes=1)
+    outcome, _ = await replay_command.rebuild(settings, Selection(**selection), how)
+    return outcome
 
 
 @asynccontextmanager
@@ -111,8 +127,8 @@ async def test_times_to_live_come_out_as_they_would_be_and_what_expired_stays_go
     long = Recorded("s-long", began=now - timedelta(days=2)).says("a", changes=Changes(ttl_seconds=7 * 86_400))
     await publish(pipeline, [hours, days, brief, long])
 
-    found = await asyncio.to_thread(replay, pipeline, "--execute")
-    assert (found["sessions"]["created"], found["sessions"]["expired"]) == (2, 2)
+    outcome = await rebuild(pipeline)
+    assert (outcome.kinds["created"], outcome.kinds["expired"]) == (2, 2)
     await assert_rebuilt(pipeline, [hours, long])
     async with store_of(pipeline) as store, Redis.from_url(pipeline.redis_url) as redis:
         assert not await store.exists("s-days-ago")
@@ -127,15 +143,16 @@ async def test_sessions_that_ended_long_ago_don_t_pile_up_in_redis(
 ) -> None:
     """Bounded memory: a topic of many days needs room for those that live at the same time."""
     now = datetime.now(UTC)
-    days = [Recorded(f"s-{n}", began=now - timedelta(days=30 - n, hours=1)).says_much(8) for n in range(30)]
-    steady = Recorded("s-steady", began=now - timedelta(days=30))
+    same_home = [each for n in range(1_000) if home_partition(each := f"s-{n}", 12) == 0][:30]
+    days = [
+        Recorded(each, began=now - timedelta(days=30 - n, hours=1)).says_much(8) for n, each in enumerate(same_home)
+    ]
+    steady = Recorded(session_on([1]), began=now - timedelta(days=30))
     for _ in range(60):
         steady.says("still here", after_seconds=43_000)
-    for each in days:
-        await publish(pipeline, [each], partition=0)
-    await publish(pipeline, [steady], partition=1)
-    for name, value in pipeline.environment().items():
-        monkeypatch.setenv(name, value)
+    for day in days:
+        await publish(pipeline, [day])
+    await publish(pipeline, [steady])
     monkeypatch.setattr(reading, "_BATCH_RECORDS", 8)
     most = 0
     write = WorkingCopy.write
@@ -147,11 +164,10 @@ async def test_sessions_that_ended_long_ago_don_t_pile_up_in_redis(
         return written
 
     monkeypatch.setattr(WorkingCopy, "write", counting)
-    how = replay_command.How(execute=True, snapshot=False, from_start=False, processes=1)
-    outcome, _ = await replay_command.rebuild(load_settings(), Selection(), how)
+    outcome = await rebuild(pipeline)
     assert most <= 6, f"{most} sessions were kept at once"
-    assert outcome.switched == 2
-    await assert_rebuilt(pipeline, [days[-1], steady])
+    assert outcome.switched == 1
+    await assert_rebuilt(pipeline, [steady])
 
 
 async def test_a_session_that_was_tampered_with_is_shown_field_by_field_and_put_right(pipeline: Pipeline) -> None:
@@ -189,8 +205,8 @@ async def test_what_the_topics_never_had_is_removed_unless_it_is_new(pipeline: P
     async with store_of(pipeline) as store:
         for each in (known, stranger, new):
             await put(store, each)
-    found = await asyncio.to_thread(replay, pipeline, "--execute")
-    assert found["sessions"] | {"same": 1, "removed": 1, "ahead": 1} == found["sessions"]
+    outcome = await rebuild(pipeline)
+    assert outcome.kinds == {"same": 1, "removed": 1, "ahead": 1}
     async with store_of(pipeline) as store:
         assert await store.exists("s-known")
         assert await store.exists("s-new")
@@ -205,8 +221,8 @@ async def test_a_newer_turn_and_a_newer_life_win(pipeline: Pipeline) -> None:
     async with store_of(pipeline) as store:
         await put(store, turn)
         await put(store, life)
-    found = await asyncio.to_thread(replay, pipeline, "--execute")
-    assert (found["switched"], found["sessions"]["ahead"]) == (0, 2)
+    outcome = await rebuild(pipeline)
+    assert (outcome.switched, outcome.kinds["ahead"]) == (0, 2)
     await assert_rebuilt(pipeline, [turn, life])
 
 
@@ -217,18 +233,19 @@ async def test_filters_select_sessions(pipeline: Pipeline) -> None:
     young = Recorded(second, began=now).says("a")
     await publish(pipeline, [old, young])
 
-    def created(*arguments: str) -> list[str]:
-        return [each["session_id"] for each in replay(pipeline, *arguments)["first"]]
-
-    for arguments, expected in (
-        (("--session", first), [first]),
-        (("--user", f"u-{second}"), [second]),
-        (("--partition", "1"), [first]),
-        (("--since", "1h"), [second]),
-        (("--until", "1h"), [first]),
-        (("--since", "1h", "--session", first), []),
+    hour_ago = now - timedelta(hours=1)
+    for selection, expected in (
+        ({"sessions": frozenset({first})}, [first]),
+        ({"users": frozenset({f"u-{second}"})}, [second]),
+        ({"partitions": frozenset({1})}, [first]),
+        ({"since": hour_ago}, [second]),
+        ({"until": hour_ago}, [first]),
+        ({"since": hour_ago, "sessions": frozenset({first})}, []),
     ):
-        assert await asyncio.to_thread(created, *arguments) == expected, arguments
+        outcome = await rebuild(pipeline, execute=False, **selection)
+        assert [each.session_id for each in outcome.first] == expected, selection
+    shown = await asyncio.to_thread(replay, pipeline, "--session", first, "--user", f"u-{first}", "--since", "1d")
+    assert shown["sessions"]["created"] == 1
     assert "has no partition 99" in (await asyncio.to_thread(pipeline.run, "replay", "--partition", "99")).stderr
     assert (await asyncio.to_thread(pipeline.run, "replay", "--execute", "--sample", "0.5")).returncode == 2
 
@@ -238,7 +255,7 @@ async def test_events_in_two_partitions_since_partitions_were_added(pipeline: Pi
     await publish(pipeline, [before], partition=7)
     after = Recorded("s-moved", began=before.began, events=[], session=before.session).says_much(2)
     await publish(pipeline, [after], partition=2)
-    await asyncio.to_thread(replay, pipeline, "--execute")
+    await rebuild(pipeline)
     whole = Recorded("s-moved", events=before.events + after.events, session=after.session)
     await assert_rebuilt(pipeline, [whole])
 
@@ -249,8 +266,8 @@ async def test_a_session_whose_beginning_is_not_retained_stays_as_it_is(pipeline
     await publish(pipeline, [tail])
     async with store_of(pipeline) as store:
         await put(store, whole)
-    found = await asyncio.to_thread(replay, pipeline, "--execute")
-    assert found["sessions"]["not_retained"] == 1
+    outcome = await rebuild(pipeline)
+    assert outcome.kinds["not_retained"] == 1
     await assert_rebuilt(pipeline, [whole])
 
 

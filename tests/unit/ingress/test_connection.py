@@ -3,6 +3,7 @@
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,6 +162,17 @@ def test_deltas_go_to_an_open_and_up_to_date_socket_only() -> None:
     assert connection.delta("{}") == [Send("{}")]
     connection.arrived(arrival(9))
     assert connection.delta("{}") == []
+
+
+@pytest.mark.parametrize("newest", [(1_000, 3), (0, 0), (900, 7)])
+def test_a_client_that_has_seen_more_than_the_store_knows_is_not_shown_it_again(newest: tuple[int, int]) -> None:
+    """D: a store that just lost writes gets them back from the topic."""
+    connection = Connection()
+    connection.receive(Hello())
+    (welcome,) = frames(connection.opened("s1", "token", Position(epoch=1_000, seq=5), newest, []))
+    assert (welcome["epoch"], welcome["seq"], welcome["recovered"]) == (1_000, 5, False)
+    shown = [place for seq in (4, 5, 6, 7) for place in places(connection.arrived(arrival(seq)))]
+    assert shown == [(1_000, 6), (1_000, 7)]
 
 
 def recovered(resume: Position, newest: tuple[int, int], missed: list[Arrival]) -> bool:
