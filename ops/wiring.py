@@ -43,6 +43,8 @@ from workers.cancellations import Cancellations
 from workers.clock import utc_now, utc_now_rfc3339
 from workers.dead_letters import DeadLetters
 from workers.dispatch import Dispatcher, DispatchSettings
+from workers.generation.extractive import ExtractiveGenerator
+from workers.generation.null import NullGenerator
 from workers.generation.protocol import Generator, Retriever
 from workers.incarnations import Incarnations
 from workers.marks import ReplyMarks
@@ -192,6 +194,13 @@ def direct_sessions(
         return moment.ms, moment.rfc3339
 
     return DirectSessions(store, kafka, reply_topic=topic_names(settings).replies, partitions=partitions, now=now)
+
+
+def generator_of(settings: Settings) -> Generator:
+    """What makes the answers."""
+    if settings.generator == "null":
+        return NullGenerator()
+    return ExtractiveGenerator(pace_words_per_second=settings.answer_pace_words_per_second)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from store.l1 import L1Cache
 from store.protocol import SessionStore
 from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
-from workers.generation.null import NullGenerator
 from workers.generation.protocol import Generator, Retriever
 from workers.records import Partition
 
@@ -164,11 +163,11 @@ def _described(settings: Settings) -> dict[str, object]:
 async def _brain(
     settings: Settings, connection: KafkaConnection, topics: TopicNames, given: "Embedder | None"
 ) -> AsyncIterator[_Brain]:
-    if settings.generator == "null":
-        yield _Brain(NullGenerator(), None, dict)
+    generator = wiring.generator_of(settings)
+    if not generator.retrieves:
+        yield _Brain(generator, None, dict)
         return
     # Only a worker that retrieves needs torch; importing it takes seconds.
-    from workers.generation.extractive import ExtractiveGenerator
     from workers.retrieval.follow import KnowledgeFollower
     from workers.retrieval.knowledge import KnowledgeState
     from workers.retrieval.retriever import KnowledgeRetriever
@@ -189,7 +188,6 @@ async def _brain(
             index = follower.index
             return {"documents": index.documents, "passages": len(index), "kb_version": index.kb_version}
 
-        generator = ExtractiveGenerator(pace_words_per_second=settings.answer_pace_words_per_second)
         yield _Brain(generator, KnowledgeRetriever(embedder, lambda: follower.index), knowledge)
     finally:
         await follower.stop()
