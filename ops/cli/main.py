@@ -19,6 +19,7 @@ from ops.cli import (
     topics,
     transfer,
     verify,
+    whatif,
 )
 from ops.cli.console import err
 from ops.errors import OpsError
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (processes, publish, chat, check, verify, replay, explain, transfer):
+for module in (processes, publish, chat, check, verify, replay, explain, transfer, whatif):
     module.register(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(knowledge.app, name="knowledge")

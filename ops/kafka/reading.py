@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -27,6 +28,27 @@ async def whole_topic(consumer: AIOKafkaConsumer, topic: str) -> Spans:
     places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
     begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     return {place: (begins[place], ends[place]) for place in places}
+
+
+async def between(consumer: AIOKafkaConsumer, spans: Spans, since: datetime | None, until: datetime | None) -> Spans:
+    """The part of `spans` from the first record of `since` or later up to the first of `until` or later, by the time
+    that Kafka has of them; None: no limit."""
+    begins = {place: begin for place, (begin, _) in spans.items()}
+    ends = {place: end for place, (_, end) in spans.items()}
+    if since is not None:
+        begins = await _at_time(consumer, since, ends)
+    if until is not None:
+        ends = await _at_time(consumer, until, ends)
+    return {place: (max(begins[place], begin), min(ends[place], end)) for place, (begin, end) in spans.items()}
+
+
+async def _at_time(
+    consumer: AIOKafkaConsumer, when: datetime, ends: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    at_ms = max(0, int(when.timestamp() * 1000))
+    found = await consumer.offsets_for_times(dict.fromkeys(ends, at_ms))
+    # None: nothing in the partition is as new.
+    return {place: found[place].offset if found.get(place) else end for place, end in ends.items()}
 
 
 async def read_spans(
