@@ -171,24 +171,24 @@ def _entry(each: Comparison) -> dict[str, Any]:
 def _facts(found: _Found) -> list[str]:
     read, compared = found.recorded, len(found.comparisons)
     newest = f", the newest of {read.found:,}; --limit takes more" if read.found > compared else ""
-    facts = [f"{_messages(compared)} answered {_when(found.span)}{newest}."]
+    facts = [f"{_number(compared, 'message')} answered {_when(found.span)}{newest}."]
     if found.known is None:
         facts.append(f"Answered again by {found.generator}, without knowledge.")
     else:
         where = f"{found.directory}" if found.directory else "the topic"
-        size = f"{found.known.documents:,} documents, {found.known.passages:,} passages"
+        size = f"{_number(found.known.documents, 'document')}, {_number(found.known.passages, 'passage')}"
         facts.append(f"Answered again by {found.generator} from {where} ({size}, version {found.known.kb_version}).")
         if found.known.left_out:
-            facts.append(f"{found.known.left_out:,} documents were embedded by another model, and are left out.")
+            facts.append(f"Without {_number(found.known.left_out, 'document')} that another model embedded.")
     if read.without_reply:
-        facts.append(f"{_messages(read.without_reply)} that a person had in hand are left out.")
+        facts.append(f"Without {_number(read.without_reply, 'message')} that a person had in hand.")
     if read.unreadable:
-        facts.append(f"{read.unreadable:,} records can't be read, and are left out.")
+        facts.append(f"Without {_number(read.unreadable, 'record')} that can't be read.")
     return facts
 
 
-def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count:,} messages"
+def _number(count: int, of: str) -> str:
+    return f"{count:,} {of}{'' if count == 1 else 's'}"
 
 
 def _when(span: Span) -> str:

@@ -34,6 +34,7 @@ article{border:1px solid var(--line);border-left:.25rem solid var(--kind);border
  padding:.875rem 1rem}
 .sides{display:grid;gap:.75rem;grid-template-columns:1fr 1fr;margin:.75rem 0 0}
 .sides div{background:var(--raised);border-radius:.375rem;padding:.625rem .75rem}
+.sides div:only-child{grid-column:1/-1}
 .sides p{overflow-wrap:anywhere;white-space:pre-wrap}
 h4{color:var(--soft);font-size:.8125rem;font-weight:600;margin:0 0 .25rem}
 table{border-collapse:collapse;margin:.75rem 0 0;width:100%}
@@ -56,9 +57,7 @@ def page(facts: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     `facts` are sentences about the run: which messages, and what answered them again.
     """
     counted = counts(comparisons)
-    tiles = "".join(
-        f'<a href="#{kind}" style="--kind:var(--{kind})"><b>{counted[kind]:,}</b>{HEADINGS[kind]}</a>' for kind in KINDS
-    )
+    tiles = "".join(_tile(kind, count) for kind, count in counted.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -70,10 +69,17 @@ def page(facts: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     )
 
 
+def _tile(kind: Kind, count: int) -> str:
+    leads_to = f' href="#{kind}"' if count else ""
+    return f'<a{leads_to} style="--kind:var(--{kind})"><b>{count:,}</b>{HEADINGS[kind]}</a>'
+
+
 def _section(kind: Kind, comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return ""
     heading = f'<h2 id="{kind}">{HEADINGS[kind]}: {len(comparisons):,}</h2>'
     articles = "".join(f'<article style="--kind:var(--{kind})">{_article(each)}</article>' for each in comparisons)
-    if kind == "same" and comparisons:
+    if kind == "same":
         return f"{heading}<details><summary>Show what stays as it is</summary>{articles}</details>"
     return heading + articles
 
