@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from ops.dead_letters import DeadLetter, NotADeadLetter, Place, decode_dead_letter
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.reading import whole_topic
 
 Advance = Callable[[int, int], None]
 """Takes how many records were read, and of how many."""
@@ -94,25 +95,14 @@ async def open_dead_letters(connection: KafkaConnection, topic: str) -> AsyncIte
     Raises:
         OpsError: no broker answers, or there is no such topic; also for what fails inside the block.
     """
-    consumer = connection.reader(auto_offset_reset="earliest")
+    consumer = connection.span_reader()
     try:
         await consumer.start()
-        # Listing all topics creates none, where asking for one by name may.
-        if topic not in await consumer.topics():
-            raise OpsError(f"Topic {topic} is not there: supportstream topics create")
-        # A consumer knows the partitions of what it is assigned to, once it had to ask about them.
-        first = TopicPartition(topic, 0)
-        consumer.assign([first])
-        await consumer.end_offsets([first])
-        places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
-        begins = await consumer.beginning_offsets(places)
-        ends = await consumer.end_offsets(places)
-        yield DeadLetterTopic(consumer, _by_number(begins), _by_number(ends), topic)
+        spans = await whole_topic(consumer, topic)
+        begins = {place.partition: begin for place, (begin, _) in spans.items()}
+        ends = {place.partition: end for place, (_, end) in spans.items()}
+        yield DeadLetterTopic(consumer, begins, ends, topic)
     except KafkaError as error:
         raise OpsError(f"{topic} at {connection.bootstrap_servers} can't be read: {error}") from error
     finally:
         await consumer.stop()
-
-
-def _by_number(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:
-    return {place.partition: offset for place, offset in offsets.items()}

@@ -79,7 +79,7 @@ def sample_files() -> Iterable[Path]:
 
 @asynccontextmanager
 async def _consumer(connection: KafkaConnection) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = connection.reader(auto_offset_reset="earliest", max_partition_fetch_bytes=16 * 1024 * 1024)
+    consumer = connection.span_reader(max_partition_fetch_bytes=16 * 1024 * 1024)
     try:
         await consumer.start()
         yield consumer

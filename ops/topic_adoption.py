@@ -94,7 +94,7 @@ class TopicAdoption:
             await consumer.stop()
 
     async def _bounds(self, topic: str, partitions: int) -> tuple[dict[int, int], dict[int, int]]:
-        consumer = self._connection.reader()
+        consumer = self._connection.span_reader()
         await consumer.start()
         try:
             places = [TopicPartition(topic, number) for number in range(partitions)]

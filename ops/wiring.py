@@ -262,7 +262,7 @@ def worker_parts(
         consumer=consumer,
         repair=StoreRepair(
             store,
-            lambda: connection.reader(auto_offset_reset="earliest"),
+            connection.span_reader,
             inbound_topic=topics.inbound,
             reply_topic=topics.replies,
             partitions=lambda: turns.partitions,
@@ -367,7 +367,7 @@ def growth(
     incarnations = Incarnations(store)
 
     async def log_ends(count: int) -> Mapping[int, int]:
-        consumer = connection.reader()
+        consumer = connection.span_reader()
         try:
             await consumer.start()
             ends = await consumer.end_offsets([TopicPartition(inbound, number) for number in range(count)])

@@ -69,8 +69,8 @@ def topic_specs(names: TopicNames, partitions: int) -> list[TopicSpec]:
         TopicSpec(names.replies, partitions, "delete", -1, keep),
         TopicSpec(names.deltas, partitions, "delete", 10 * 60 * 1000, {"segment.ms": str(10 * 60 * 1000)}),
         TopicSpec(names.knowledge, 1, "compact", -1, {"max.message.bytes": str(MAX_DOCUMENT_BYTES)}),
-        # A snapshot carries a session's newest events.
-        TopicSpec(names.snapshots, partitions, "compact", -1, {"max.message.bytes": str(2 * MAX_EVENT_BYTES)}),
+        # A snapshot carries a session's newest events. One partition: growth never leaves an older one in another.
+        TopicSpec(names.snapshots, 1, "compact", -1, {"max.message.bytes": str(2 * MAX_EVENT_BYTES)}),
         # A dead letter carries the whole original record and its reason on top.
         TopicSpec(names.dlq, partitions, "delete", 30 * DAY_MS, {"max.message.bytes": str(2 * MAX_EVENT_BYTES)}),
     ]

@@ -3,13 +3,14 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from aiokafka.errors import KafkaError
 
 from ops import wiring
-from ops.cli.console import err, harmless, out, prepare, print_json, run
+from ops.cli.console import harmless, out, prepare, print_json, run
+from ops.cli.page_file import HTML_OPTION, write_page
 from ops.cli.progress import progress
 from ops.cli.times import point_in_time
 from ops.errors import OpsError
@@ -30,7 +31,7 @@ def explain(
     ] = None,
     since: Annotated[str, typer.Option(help="How far back: 2026-01-31T08:00:00Z, or how long ago: 2h, 1d.")] = "7d",
     turns: Annotated[int, typer.Option(min=1, help="Of a session, so many of its newest messages.")] = 10,
-    html: Annotated[Path | None, typer.Option(help="Write it as a page to this file.")] = None,
+    html: Annotated[Path | None, HTML_OPTION] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """How an answer came about: accepted, waited, retrieved, generated, published; failures and repetitions too."""
@@ -41,10 +42,9 @@ def explain(
             f"Nothing since {after:%Y-%m-%d %H:%M} UTC is about {wanted}; look further back with --since 30d"
         )
     if html is not None:
-        html.write_text(page(wanted, timelines), encoding="utf-8")
-        err.print(f"written to {html}", markup=False)
+        write_page(html, page(wanted, timelines))
     if as_json:
-        print_json([_document(each) for each in timelines])
+        print_json([asdict(each) for each in timelines])
     elif html is None:
         for each in timelines:
             _print(each)
@@ -53,7 +53,7 @@ def explain(
 async def _search(settings: Settings, wanted: str, session: str | None, since: datetime, turns: int) -> list[Timeline]:
     connection = wiring.kafka_connection(settings)
     topics = wiring.topic_names(settings)
-    consumer = connection.reader(auto_offset_reset="earliest")
+    consumer = connection.span_reader()
     try:
         await consumer.start()
         search = Search(
@@ -71,10 +71,6 @@ async def _search(settings: Settings, wanted: str, session: str | None, since: d
         raise OpsError(f"Kafka at {connection.bootstrap_servers} can't be read: {error}") from error
     finally:
         await consumer.stop()
-
-
-def _document(each: Timeline) -> dict[str, Any]:
-    return asdict(each)
 
 
 def _print(each: Timeline) -> None:

@@ -168,6 +168,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "removed": outcome.removed,
         "records": outcome.records,
         "records_read_before": outcome.resumed_at,
+        "snapshots": outcome.snapshots,
         "records_unreadable": outcome.unreadable,
         "seconds_reading": round(outcome.seconds_reading, 3),
         "first": [asdict(each) for each in outcome.first],
@@ -175,6 +176,8 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print_reading(outcome: Outcome) -> None:
+    if outcome.snapshots:
+        out.print(f"{outcome.snapshots} snapshots to begin with", markup=False)
     rate = outcome.records / outcome.seconds_reading if outcome.seconds_reading else 0.0
     before = f", after {outcome.resumed_at} that an earlier run had read" if outcome.resumed_at else ""
     took = f"{outcome.seconds_reading:.1f} s ({rate:,.0f}/s)"
@@ -192,6 +195,8 @@ def _print(outcome: Outcome, *, verify: bool) -> None:
         out.print(f"{count:>10}    in {name}", markup=False)
     for difference in outcome.first:
         out.print(f"   {harmless(_line(difference))}", markup=False)
+    if outcome.more:
+        out.print(f"   and {outcome.more} more", markup=False)
     if outcome.executed:
         out.print(f"{outcome.switched} sessions rebuilt, {outcome.removed} removed", markup=False)
     elif outcome.differs and not verify:

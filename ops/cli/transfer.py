@@ -43,7 +43,7 @@ def export(
 
 async def _export(settings: Settings, span: Span) -> int:
     connection = wiring.kafka_connection(settings)
-    consumer = connection.reader(auto_offset_reset="earliest")
+    consumer = connection.span_reader()
     count = 0
     try:
         await consumer.start()

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ops import wiring
-from ops.cli.console import err, harmless, out, prepare, print_json, run
+from ops.cli.console import harmless, out, prepare, print_json, run
+from ops.cli.page_file import HTML_OPTION, write_page
 from ops.cli.progress import progress
 from ops.cli.times import point_in_time
 from ops.errors import OpsError, UsageError
@@ -60,7 +61,7 @@ def whatif(
     generator: Annotated[
         str | None, typer.Option(help="Answer with this generator; without it, with that of the setting.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write it as a page to this file.")] = None,
+    html: Annotated[Path | None, HTML_OPTION] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Answers recorded messages again, with other knowledge or another generator, and compares the answers.
@@ -75,13 +76,11 @@ def whatif(
     )
     if span.since and span.until and span.since >= span.until:
         raise UsageError(f"--until {until} is not after --since {since}")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise UsageError(f"There is no directory {html.parent} for --html {html.name}")
     # Nobody reads along, so no answer is paced.
     settings = prepare(generator=generator, answer_pace_words_per_second=0.0)
     found = run(_whatif(settings, span, limit, knowledge))
     if html is not None:
-        _write(html, page(_facts(found), found.comparisons))
+        write_page(html, page(_facts(found), found.comparisons))
     if as_json:
         print_json(_document(found))
     else:
@@ -120,7 +119,7 @@ async def _whatif(settings: Settings, span: Span, limit: int, directory: Path | 
 
 
 async def _recorded(connection: KafkaConnection, topic: str, span: Span, limit: int) -> Recorded:
-    consumer = connection.reader(auto_offset_reset="earliest")
+    consumer = connection.span_reader()
     try:
         await consumer.start()
         with progress("Reading replies") as advance:
@@ -129,14 +128,6 @@ async def _recorded(connection: KafkaConnection, topic: str, span: Span, limit: 
         raise OpsError(f"Kafka at {connection.bootstrap_servers} can't be read: {error}") from error
     finally:
         await consumer.stop()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OpsError(f"{path} can't be written: {error.strerror}") from error
-    err.print(f"written to {path}", markup=False)
 
 
 def _document(found: _Found) -> dict[str, Any]:

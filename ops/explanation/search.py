@@ -7,12 +7,12 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from pydantic import ValidationError
 
 from ops.dead_letters import DeadLetter, NotADeadLetter, decode_dead_letter
 from ops.explanation.timeline import Asked, Timeline, Told, asked, inbound_id, timeline
-from ops.kafka.reading import Spans, read_spans, whole_topic
+from ops.kafka.reading import Spans, between, read_spans, whole_topic
 from schemas.errors import NewerSchema
 from schemas.partition import home_partition
 from schemas.publishing import Position
@@ -65,19 +65,16 @@ class Search:
         Raises:
             OpsError, KafkaError
         """
-        spans = [
-            *[await self._span(topic) for topic in self._inbound_topics],
-            await self._span(self._topics.replies),
-            await self._span(self._topics.dlq),
-        ]
-        total = sum(end - begin for each in spans for begin, end in each.values())
+        spans: Spans = {}
+        for topic in (*self._inbound_topics, self._topics.replies, self._topics.dlq):
+            spans |= await self._span(topic)
+        total = sum(end - begin for begin, end in spans.values())
         done = 0
-        for each in spans:
-            async for batches, _ in read_spans(self._consumer, each, max_records=_BATCH):
-                for record in chain.from_iterable(batches.values()):
-                    self._take(record)
-                done += sum(map(len, batches.values()))
-                advance(done, total)
+        async for batches, _ in read_spans(self._consumer, spans, max_records=_BATCH):
+            for record in chain.from_iterable(batches.values()):
+                self._take(record)
+            done += sum(map(len, batches.values()))
+            advance(done, total)
         found = {message_id: each for message_id, each in self._by_id.items() if self._is_meant(message_id, each)}
         told = [timeline(each, found[each].records, found[each].replies, found[each].letters) for each in found]
         told.sort(key=lambda each: min((step.at for step in each.steps if step.at), default=self._since))
@@ -89,15 +86,7 @@ class Search:
             # Since partitions were added, older records may be elsewhere; without the option all are looked at.
             home = home_partition(self._session_id, len(spans))
             spans = {place: span for place, span in spans.items() if place.partition == home}
-        at_ms = max(0, int(self._since.timestamp() * 1000))
-        starts = await self._consumer.offsets_for_times(dict.fromkeys(spans, at_ms))
-        return {place: (self._start(starts, place, end), end) for place, (_, end) in spans.items()}
-
-    @staticmethod
-    def _start(starts: dict[TopicPartition, Any], place: TopicPartition, end: int) -> int:
-        found = starts.get(place)
-        # None: nothing in the partition is as new.
-        return found.offset if found else end
+        return await between(self._consumer, spans, self._since, None)
 
     def _take(self, record: Any) -> None:
         about_session = record.key == self._wanted_bytes

@@ -7,6 +7,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.helpers import create_ssl_context
 
+_SPAN_WAIT_MS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class KafkaConnection:
@@ -58,6 +60,21 @@ class KafkaConnection:
         """A consumer without a group: it never moves anybody's offsets."""
         return AIOKafkaConsumer(
             **self.client_arguments(), **self.fetch_arguments(), enable_auto_commit=False, group_id=None, **arguments
+        )
+
+    def span_reader(self, **arguments: Any) -> AIOKafkaConsumer:
+        """A reader of what is there now, from the beginning unless told otherwise, that stops at its end.
+
+        The broker answers a connection's requests one after the other: whatever is asked of it next waits for a fetch
+        that waits for records, so this one's do hardly.
+        """
+        return AIOKafkaConsumer(
+            **self.client_arguments(),
+            fetch_max_wait_ms=min(_SPAN_WAIT_MS, self.fetch_max_wait_ms),
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            group_id=None,
+            **arguments,
         )
 
     def _ssl_context(self) -> ssl.SSLContext:

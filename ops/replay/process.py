@@ -27,7 +27,7 @@ class ReadElsewhere:
         parent = os.getppid()
         connection = wiring.kafka_connection(self.settings)
         copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
-        consumer = connection.reader(auto_offset_reset="earliest")
+        consumer = connection.span_reader()
         try:
             await consumer.start()
             topic = wiring.topic_names(self.settings).replies

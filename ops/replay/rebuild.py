@@ -42,7 +42,7 @@ ALONE_BELOW = 50_000
 """So few records are read sooner than processes start."""
 _LEASE_EVERY_SECONDS = 4.0
 _CATCH_UP_ROUNDS = 3
-_SHOWN = 20
+_SHOWN = 10
 _STARTED, _SEEDED, _COVERED = "started_ms", "seeded", "covered:"
 
 
@@ -56,6 +56,10 @@ class Outcome:
     """Of changed ones, how many differ in a field."""
     first: list[Difference] = field(default_factory=list)
     """The first that are not the same."""
+    more: int = 0
+    """Of those that are not the same, how many are not among the first."""
+    snapshots: int = 0
+    """That it began with."""
     records: int = 0
     """Read in this run."""
     seconds_reading: float = 0.0
@@ -70,8 +74,12 @@ class Outcome:
     def add(self, difference: Difference) -> None:
         self.kinds[difference.kind] += 1
         self.fields.update(difference.changes.keys())
-        if difference.kind not in ("same", "expired") and len(self.first) < _SHOWN:
+        if difference.kind in ("same", "expired"):
+            return
+        if len(self.first) < _SHOWN:
             self.first.append(difference)
+        else:
+            self.more += 1
 
     @property
     def differs(self) -> bool:
@@ -180,11 +188,11 @@ class Rebuild:
         progress = await self._copy.progress()
         self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
         await self._copy.save_progress({_STARTED: int(self._started * 1000)})
-        consumer = self._connection.reader(auto_offset_reset="earliest")
+        consumer = self._connection.span_reader()
         try:
             await consumer.start()
             await self._bounds(consumer)
-            await self._seed(consumer, progress)
+            outcome.snapshots = await self._seed(consumer, progress)
             first = {n: max(begin, self._covered.get(n, 0)) for n, begin in self._begins.items()}
             starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in first.items()}
             outcome.resumed_at = sum(starts[n] - begin for n, begin in first.items())
@@ -262,19 +270,20 @@ class Rebuild:
         self._begins = {n: begin for n, (begin, _) in spans.items() if n in meant}
         self.ends = {n: end for n, (_, end) in spans.items() if n in meant}
 
-    async def _seed(self, consumer: AIOKafkaConsumer, progress: Mapping[str, int]) -> None:
-        """Begins with snapshots, where there are any."""
+    async def _seed(self, consumer: AIOKafkaConsumer, progress: Mapping[str, int]) -> int:
+        """Begins with snapshots, where there are any. Returns how many."""
         if self._snapshots is None:
-            return
+            return 0
         if _SEEDED in progress:
             self._covered = {n: progress[at] for n in self._begins if (at := f"{_COVERED}{n}") in progress}
-            return
+            return progress[_SEEDED]
         if self._snapshots.topic not in await consumer.topics():
-            return
+            return 0
         reading = SnapshotReading(consumer, self._snapshots.topic, self._copy, self._selection)
         self._covered = await reading.run(self._snapshots.covers)
         covered = {f"{_COVERED}{n}": offset for n, offset in self._covered.items()}
-        await self._copy.save_progress({**covered, _SEEDED: 1})
+        await self._copy.save_progress({**covered, _SEEDED: reading.taken})
+        return reading.taken
 
     async def _place_held(self) -> None:
         """Events that came before their predecessors, which lay in another partition."""
@@ -344,7 +353,7 @@ class Rebuild:
 
     async def _catch_up(self) -> None:
         before = dict(self.ends)
-        consumer = self._connection.reader(auto_offset_reset="earliest")
+        consumer = self._connection.span_reader()
         try:
             await consumer.start()
             await self._bounds(consumer)

@@ -40,6 +40,8 @@ class SnapshotReading:
         self._topic = topic
         self._copy = copy
         self._selection = selection
+        self.taken = 0
+        """Snapshots that were used; a session has more than one until the broker compacted the topic."""
 
     async def run(self, reply_topic: str) -> dict[int, int]:
         """Returns, per partition of the reply topic (in this life of it), below which offset snapshots have
@@ -60,9 +62,9 @@ class SnapshotReading:
                 elif self._selection.takes_id(session_id := key.decode(errors="replace")):
                     newest[session_id] = record.value
             await self._copy.forget([each for each, value in newest.items() if value is None])
-            await self._copy.seed(
-                [seed for each, value in newest.items() if value is not None and (seed := _seed(each, value))]
-            )
+            seeds = [seed for each, value in newest.items() if value is not None and (seed := _seed(each, value))]
+            await self._copy.seed(seeds)
+            self.taken += len(seeds)
         return covered
 
     def _cover(self, covered: dict[int, int], value: bytes | None, reply_topic: str) -> None:

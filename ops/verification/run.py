@@ -69,7 +69,7 @@ class Verification:
         Raises:
             OpsError: broker, topics or store are away.
         """
-        consumer = self._connection.reader(auto_offset_reset="earliest")
+        consumer = self._connection.span_reader()
         try:
             await consumer.start()
             return await self._run(consumer, span, wait_seconds, advance)
