@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     topic_partitions: Annotated[int, Field(ge=1, le=10_000)] = 12
     topic_replication_factor: Annotated[int, Field(ge=-1, le=9)] = -1
     """-1: the broker's default."""
+    topic_replies_retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0
+    """How long reply events are kept; 0: for ever. Without them only snapshots can rebuild a session."""
     extra_inbound_topics: CommaSeparated = ()
     """Further topics of inbound events; their turns run under the lock."""
     consumer_group: Annotated[str, Field(min_length=1)] = "supportstream-workers"

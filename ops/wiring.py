@@ -26,7 +26,7 @@ from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
 from ops.replay.selection import Selection
 from ops.settings import Settings
-from schemas.topics import MAX_EVENT_BYTES, TopicNames
+from schemas.topics import DAY_MS, MAX_EVENT_BYTES, TopicNames, TopicSpec, topic_specs
 from store.cached import MAX_AGE_SECONDS, CachedReads
 from store.direct import DirectSessions
 from store.encryption import Cipher, PlainText, SessionCipher
@@ -62,6 +62,12 @@ FACT_WAIT_SECONDS = 10.0
 
 def topic_names(settings: Settings) -> TopicNames:
     return TopicNames(settings.topic_prefix)
+
+
+def topic_specs_of(settings: Settings) -> list[TopicSpec]:
+    """The topics as they should be."""
+    days = settings.topic_replies_retention_days
+    return topic_specs(topic_names(settings), settings.topic_partitions, int(days * DAY_MS) if days else -1)
 
 
 def kafka_connection(settings: Settings) -> KafkaConnection:

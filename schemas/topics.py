@@ -61,12 +61,13 @@ class TopicSpec:
         }
 
 
-def topic_specs(names: TopicNames, partitions: int) -> list[TopicSpec]:
-    """All topics. Inbound, replies and deltas share their partition count, so a session has one home in all three."""
+def topic_specs(names: TopicNames, partitions: int, replies_retention_ms: int = -1) -> list[TopicSpec]:
+    """All topics. Inbound, replies and deltas share their partition count, so a session has one home in all three.
+    Replies are kept for ever unless told otherwise."""
     keep = {"max.message.bytes": str(MAX_EVENT_BYTES + 48_576)}
     return [
         TopicSpec(names.inbound, partitions, "delete", 7 * DAY_MS, keep),
-        TopicSpec(names.replies, partitions, "delete", -1, keep),
+        TopicSpec(names.replies, partitions, "delete", replies_retention_ms, keep),
         TopicSpec(names.deltas, partitions, "delete", 10 * 60 * 1000, {"segment.ms": str(10 * 60 * 1000)}),
         TopicSpec(names.knowledge, 1, "compact", -1, {"max.message.bytes": str(MAX_DOCUMENT_BYTES)}),
         # A snapshot carries a session's newest events. One partition: growth never leaves an older one in another.

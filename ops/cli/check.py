@@ -11,7 +11,6 @@ from ops.cli.console import out, prepare, run
 from ops.errors import OpsError
 from ops.kafka.topics import TopicAdmin, problems
 from ops.settings import Settings
-from schemas.topics import topic_specs
 
 Check = Callable[[Settings], Awaitable[str]]
 """Returns what is there; raises with what is missing and what to do."""
@@ -46,7 +45,7 @@ async def _check_all(settings: Settings) -> int:
 async def _kafka(settings: Settings) -> str:
     if settings.kafka_bootstrap_servers is None:
         return "embedded (KAFKA_BOOTSTRAP_SERVERS is not set; `dev` starts one)"
-    specs = topic_specs(wiring.topic_names(settings), settings.topic_partitions)
+    specs = wiring.topic_specs_of(settings)
     async with TopicAdmin(wiring.kafka_connection(settings)) as admin:
         states = await admin.describe(specs)
     found = [problem for spec, state in zip(specs, states, strict=True) for problem in problems(spec, state)]

@@ -13,7 +13,7 @@ from ops.settings import Settings
 from ops.topic_adoption import StartAt, TopicAdoption
 from ops.topic_growth import divided_by_session, plan_growth
 from ops.topic_growth import grow as run_growth
-from schemas.topics import TopicSpec, topic_specs
+from schemas.topics import TopicSpec
 from store.errors import StoreError
 
 app = typer.Typer(help="Kafka topics: they are created explicitly, never by accident.", no_args_is_help=True)
@@ -154,7 +154,7 @@ async def _adopt(settings: Settings, topic: str, start_at: StartAt, execute: boo
 
 
 def _specs(settings: Settings) -> list[TopicSpec]:
-    return topic_specs(wiring.topic_names(settings), settings.topic_partitions)
+    return wiring.topic_specs_of(settings)
 
 
 async def _create(settings: Settings) -> list[str]:

@@ -24,7 +24,7 @@ from ops.processes.serving import StopSignal, listen, serve
 from ops.processes.worker import load_embedder, running_worker
 from ops.settings import Settings
 from schemas.publishing import PublishError
-from schemas.topics import MAX_DOCUMENT_BYTES, topic_specs
+from schemas.topics import MAX_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
     from workers.retrieval.embedder import Embedder
@@ -103,7 +103,7 @@ async def _prepare_topics(settings: Settings, connection: KafkaConnection, embed
     embedded = settings.kafka_bootstrap_servers is None
     replication = 1 if embedded else settings.topic_replication_factor
     async with TopicAdmin(connection) as admin:
-        await admin.create(topic_specs(names, settings.topic_partitions), replication)
+        await admin.create(wiring.topic_specs_of(settings), replication)
     if await knowledge.list_documents(connection, names.knowledge):
         return
     kafka = wiring.publisher(settings, connection, max_record_bytes=MAX_DOCUMENT_BYTES)
