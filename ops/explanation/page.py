@@ -14,12 +14,14 @@ blockquote{background:var(--soft);border-left:.25rem solid var(--line);margin:.5
  white-space:pre-wrap;overflow-wrap:anywhere}
 ol{list-style:none;margin:1rem 0;padding:0}
 li{border-left:.125rem solid var(--line);padding:.25rem 0 .25rem .75rem;overflow-wrap:anywhere}
-li b{display:inline-block;min-width:10rem}
+li span{white-space:nowrap}li b{display:inline-block;min-width:10rem}
 small{opacity:.75}
 table{border-collapse:collapse;width:100%}td,th{border-top:1px solid var(--line);padding:.25rem .5rem .25rem 0;
  text-align:left;vertical-align:top;overflow-wrap:anywhere}
 td:last-child,th:last-child{text-align:right;white-space:nowrap}
 """
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""Should something ever slip through unescaped, a browser still runs and loads nothing."""
 
 
 def page(wanted: str, timelines: Sequence[Timeline]) -> str:
@@ -27,6 +29,7 @@ def page(wanted: str, timelines: Sequence[Timeline]) -> str:
     title = f"Explain {escape(wanted)}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{''.join(map(_article, timelines))}</html>\n"
     )
@@ -53,6 +56,6 @@ def _article(each: Timeline) -> str:
 def _step(step: Step) -> str:
     when = step.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if step.at else ""
     took = f"{step.took_ms:,.1f} ms" if step.took_ms is not None else ""
-    detail = " ".join(filter(None, (when, took)))
+    detail = f"<span>{' '.join(filter(None, (when, took)))}</span>"
     what = f"<br>{escape(step.what)}" if step.what else ""
     return f"<li><b>{escape(step.name)}</b> {detail}<small>{what}</small></li>"
