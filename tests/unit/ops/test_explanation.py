@@ -105,4 +105,5 @@ def test_the_page_shows_what_customers_wrote_and_runs_none_of_it() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "Orders &lt;b&gt;" in html
-    assert "http:" not in html and "https:" not in html and "src=" not in html, "it needs nothing from elsewhere"
+    for loads in ("http:", "https:", "src="):
+        assert loads not in html, "it needs nothing from elsewhere"
