@@ -1,6 +1,7 @@
 """A process of its own that reads a share of the reply partitions for a replay."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ class ReadElsewhere:
 
     async def _read(self, spans: Mapping[int, tuple[int, int]]) -> None:
         parent = os.getppid()
+        # What is read is much and has no cycles; looking for some all the time takes as long as decoding it.
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 1_000)
         connection = wiring.kafka_connection(self.settings)
         copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
         consumer = connection.span_reader()

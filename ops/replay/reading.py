@@ -22,8 +22,8 @@ from store.redis.working_copy import Folded, Step, WorkingCopy
 
 log = structlog.get_logger(__name__)
 
-_BATCH_RECORDS = 4_000
-"""What is folded and written at once."""
+_BATCH_RECORDS = 16_000
+"""What is folded and written at once: the more of a session's events, the fewer writes."""
 _KEPT_SESSIONS = 4_000
 """Sessions kept as they were folded last: most conversations go on soon."""
 _CONFLICTS = 10
@@ -72,17 +72,27 @@ class Reading:
         """
         places = {TopicPartition(self._topic, n): span for n, span in spans.items()}
         at_once = min(_BATCH_RECORDS, self._records_per_second or _BATCH_RECORDS)
+        taken = 0
+        unsaved: dict[TopicPartition, int] = {}
         async for batches, reached in read_spans(self._consumer, places, max_records=at_once):
             for record in chain.from_iterable(batches.values()):
                 self._take(record.key, record.value)
-            await self._folding.flush()
             self._times.update({place.partition: records[-1].timestamp / 1000 for place, records in batches.items()})
-            await self._sweep_sometimes()
-            if not self._may_go_on():
-                raise OpsError("Another replay took over, or who started this process is gone.")
-            if self._records_per_second:
-                await asyncio.sleep(sum(map(len, batches.values())) / self._records_per_second)
-            await self._copy.save_progress({position_of(at.partition): offset for at, offset in reached.items()})
+            unsaved |= reached
+            taken += sum(map(len, batches.values()))
+            if taken >= at_once:
+                await self._write(unsaved, taken)
+                unsaved, taken = {}, 0
+        await self._write(unsaved, taken)
+
+    async def _write(self, reached: Mapping[TopicPartition, int], records: int) -> None:
+        await self._folding.flush()
+        await self._sweep_sometimes()
+        if not self._may_go_on():
+            raise OpsError("Another replay took over, or who started this process is gone.")
+        if self._records_per_second:
+            await asyncio.sleep(records / self._records_per_second)
+        await self._copy.save_progress({position_of(at.partition): offset for at, offset in reached.items()})
 
     async def _sweep_sometimes(self) -> None:
         """Once in a session's life, by the clock of the records, forgets what had expired by then: a topic of years
