@@ -91,14 +91,16 @@ class Experiment:
     def exit_code(server: ServerProcess) -> int:
         return server.stop()
 
-    async def finish(self, *, invariants: str = ALL) -> dict[str, Any]:
-        """Ends the traffic, then asks the checker and the customers; adds the row."""
+    async def finish(self, *, invariants: str = ALL, clocks_agree: bool = True) -> dict[str, Any]:
+        """Ends the traffic, then asks the checker and the customers; adds the row. With `clocks_agree` false, sessions
+        may live longer or shorter than the times in their events say."""
         assert self._windows, "there was no fault"
         await self.traffic.stop()
         found = await self.verify()
         assert found["ok"], f"{self.name}: {broken(found)}"
         rebuilt = await self.rebuilt()
-        assert not rebuilt["differs"], f"{self.name}: a rebuild differs: {rebuilt['sessions']}, {rebuilt['first'][:3]}"
+        lives_differ = set(rebuilt["fields"]) == {"expires_in_seconds"} and not clocks_agree
+        assert not rebuilt["differs"] or lives_differ, f"{self.name}: a rebuild differs: {rebuilt['first'][:3]}"
         assert not self.traffic.complaints, f"{self.name}: {self.traffic.complaints[:5]}"
         assert self.messages_through > 0, f"{self.name}: no message went through the fault"
         self.add_row(found, invariants)
