@@ -25,6 +25,7 @@ from ops.whatif.comparison import KINDS, Comparison, Kind, cited_documents, coun
 from ops.whatif.knowledge import Known, knowledge_files, known
 from ops.whatif.page import HEADINGS, page, score
 from ops.whatif.run import Recorded, answered_again, recorded_turns
+from ops.wiring.generation import generator_of
 from schemas.replies import Reply
 
 _MEANINGS: dict[Kind, str] = {
@@ -100,7 +101,7 @@ class _Found:
 
 
 async def _whatif(settings: Settings, span: Span, limit: int, directory: Path | None) -> _Found:
-    generator = wiring.generator_of(settings)
+    generator = generator_of(settings)
     if directory is not None and not generator.retrieves:
         raise UsageError(f"The generator {generator.name} uses no knowledge; leave out --knowledge")
     files = knowledge_files(directory) if directory is not None else None

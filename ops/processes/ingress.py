@@ -19,6 +19,7 @@ from ops.kafka.connection import KafkaConnection
 from ops.metrics import Metrics
 from ops.settings import Settings
 from ops.store_report import store_report
+from ops.wiring import ingress as ingress_wiring
 from schemas.publishing import PublishError
 from schemas.topics import MAX_EVENT_BYTES
 from store.errors import StoreError
@@ -46,7 +47,7 @@ async def ingress_app(
         await store.ping()
         await kafka.start()
         partitions = await kafka.partitions_of(topics.inbound)
-        side = wiring.edge_side(settings, store=store, kafka=kafka, partitions=partitions, metrics=metrics)
+        side = ingress_wiring.edge_side(settings, store=store, kafka=kafka, partitions=partitions, metrics=metrics)
         metrics.watch_cache("ingress", side.cache)
 
         def consumer() -> AIOKafkaConsumer:
@@ -59,7 +60,7 @@ async def ingress_app(
         # Two consumers: a reply must not wait for the fetch that looks for deltas.
         replies = TopicReader(consumer, topics.replies, deliver)
         deltas = TopicReader(consumer, topics.deltas, side.delivery.delta)
-        growth = wiring.growth(
+        growth = ingress_wiring.growth(
             settings, connection, store=store, kafka=kafka, homes=side.homes, readers=(replies, deltas)
         )
         await replies.start(partitions)
@@ -92,7 +93,7 @@ async def ingress_app(
             live={"reply_reader": replies_are_read},
             describe=describe,
             metrics=metrics.render,
-            fact_wait_seconds=wiring.FACT_WAIT_SECONDS,
+            fact_wait_seconds=ingress_wiring.FACT_WAIT_SECONDS,
         )
         app = create_app(parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug)
         growing = asyncio.create_task(growth.run(), name="follow-partitions")

@@ -17,6 +17,8 @@ from ops.metrics import Metrics
 from ops.processes.snapshots import snapshot_command, snapshots_regularly
 from ops.settings import Settings
 from ops.store_report import guards
+from ops.wiring import worker as worker_wiring
+from ops.wiring.generation import generator_of
 from schemas.publishing import PublishError
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.errors import StoreError
@@ -87,15 +89,15 @@ async def running_worker(
         OpsError: the broker, a topic, the store or the model is missing.
     """
     topics = wiring.topic_names(settings)
-    kafka = wiring.publisher(settings, connection, max_record_bytes=wiring.WORKER_RECORD_BYTES)
-    app = WorkerApp(wiring.group_settings(settings, connection))
+    kafka = wiring.publisher(settings, connection, max_record_bytes=worker_wiring.WORKER_RECORD_BYTES)
+    app = WorkerApp(worker_wiring.group_settings(settings, connection))
     try:
         await store.ping()
         await store.test_locks()
         await kafka.start()
         await kafka.partitions_of(topics.inbound)
         async with _brain(settings, connection, topics, embedder) as brain:
-            parts = wiring.worker_parts(
+            parts = worker_wiring.worker_parts(
                 settings,
                 store=store,
                 kafka=kafka,
@@ -163,7 +165,7 @@ def _described(settings: Settings) -> dict[str, object]:
 async def _brain(
     settings: Settings, connection: KafkaConnection, topics: TopicNames, given: "Embedder | None"
 ) -> AsyncIterator[_Brain]:
-    generator = wiring.generator_of(settings)
+    generator = generator_of(settings)
     if not generator.retrieves:
         yield _Brain(generator, None, dict)
         return
@@ -175,7 +177,7 @@ async def _brain(
     embedder = given or await load_embedder(settings)
     follower = KnowledgeFollower(
         topics.knowledge,
-        wiring.knowledge_consumer(connection),
+        worker_wiring.knowledge_consumer(connection),
         lambda: KnowledgeState(embedder.name, embedder.dimensions),
     )
     follower.start()
