@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis.asyncio import Redis
 
 from ops.cli import replay as replay_command
+from ops.errors import OpsError
 from ops.local.process import ServerProcess
 from ops.replay import reading
 from ops.replay.rebuild import Outcome
@@ -23,7 +24,8 @@ from ops.settings import load_settings
 from schemas.inbound import Changes
 from schemas.partition import home_partition
 from schemas.replies import SessionDeleted
-from schemas.session import RECENT_EVENTS
+from schemas.session import RECENT_EVENTS, SessionData
+from store.errors import StoreUnavailable
 from store.protocol import Fence
 from store.redis import RedisSessionStore
 from store.redis.working_copy import Step, WorkingCopy
@@ -224,6 +226,33 @@ async def test_a_newer_turn_and_a_newer_life_win(pipeline: Pipeline) -> None:
     outcome = await rebuild(pipeline)
     assert (outcome.switched, outcome.kinds["ahead"]) == (0, 2)
     await assert_rebuilt(pipeline, [turn, life])
+
+
+async def test_interrupted_while_it_switches_it_goes_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = {name: Recorded(name).says("a") for name in (f"s-{n}" for n in range(600))}
+    await publish(pipeline, list(sessions.values()))
+    switch, calls = WorkingCopy.switch, 0
+
+    async def cut_off(copy: WorkingCopy, some: Sequence[tuple[SessionData, float]]) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise StoreUnavailable("Redis does not answer.")
+        return await switch(copy, some)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkingCopy, "switch", cut_off)
+        with pytest.raises(OpsError, match="it goes on where it was"):
+            await rebuild(pipeline)
+    async with store_of(pipeline) as store:
+        there = [name for name in sessions if await store.exists(name)]
+        assert 0 < len(there) < len(sessions)
+        # A turn on a session that was switched already is not taken back.
+        await put(store, sessions[there[0]].says("b"))
+
+    outcome = await rebuild(pipeline)
+    assert (outcome.resumed_at, outcome.records, outcome.switched) == (len(sessions), 0, len(sessions))
+    await assert_rebuilt(pipeline, list(sessions.values()))
 
 
 async def test_filters_select_sessions(pipeline: Pipeline) -> None:
