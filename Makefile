@@ -11,7 +11,7 @@ help:
 	@echo "make run       answer questions on this machine (supportstream dev)"
 	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing"
 	@echo "make lint      ruff, mypy, import rules"
-	@echo "make bench     the product beside the hand-written floor, its store, its lanes"
+	@echo "make bench     the product beside the hand-written floor, its store, lanes and replay"
 	@echo "make chaos     every fault on three brokers; CHAOS_SEED=n repeats a run, CHAOS_REPORT=file keeps its table"
 	@echo "make soak      two random faults at a time for ten minutes (SOAK_MINUTES)"
 	@echo "make services  only install what tests and benches run against"
@@ -45,6 +45,7 @@ bench: setup services
 	$(BIN)/supportstream bench turns
 	$(BIN)/supportstream bench store
 	$(BIN)/supportstream bench lanes
+	$(BIN)/supportstream bench replay
 
 chaos: setup services
 	CHAOS_CLUSTER=1 $(BIN)/pytest tests/chaos -m "not soak"

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from schemas.errors import SequenceGap
 from schemas.fold import evolve
 from schemas.replies import ReplyEvent, SessionDeleted
-from schemas.session import SessionData
 from store.redis.working_copy import Folded, Step
 
 Event = tuple[ReplyEvent, bytes]
@@ -17,7 +16,7 @@ def fold(before: Folded, events: Iterable[Event]) -> tuple[Step | None, list[byt
 
     Events may come again and in any order: since partitions were added, a session's lie in several of them.
     """
-    session: SessionData | None = before.session
+    session = before.session
     event_id, values, anew = before.event_id, list[bytes](), False
     held: dict[tuple[int, int], Event] = {}
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import uvloop
+
 from ops import wiring
 from ops.replay.reading import Reading, Spans
 from ops.replay.selection import Selection
@@ -22,13 +24,15 @@ class ReadElsewhere:
 
     def __call__(self, spans: Spans, token: str) -> None:
         """Reads `spans` for the holder of the lease, to the end. Ends when that process is gone."""
-        asyncio.run(self._read(dict(spans)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._read(dict(spans)))
 
     async def _read(self, spans: Mapping[int, tuple[int, int]]) -> None:
         parent = os.getppid()
-        # What is read is much and has no cycles; looking for some all the time takes as long as decoding it.
+        # What is read is much and has no cycles: looking for some all the time takes as long as decoding it. What the
+        # libraries leave behind is collected by generations of a size that decoding never reaches.
         gc.freeze()
-        gc.set_threshold(100_000, 50, 1_000)
+        gc.set_threshold(1_000_000, 10, 10)
         connection = wiring.kafka_connection(self.settings)
         copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
         consumer = connection.span_reader()

@@ -1,8 +1,8 @@
 """Reads reply partitions into a working copy, some at a time: memory doesn't grow with the topic."""
 
 import asyncio
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import chain
 
@@ -22,7 +22,7 @@ from store.redis.working_copy import Folded, Step, WorkingCopy
 
 log = structlog.get_logger(__name__)
 
-_BATCH_RECORDS = 16_000
+_BATCH_RECORDS = 32_000
 """What is folded and written at once: the more of a session's events, the fewer writes."""
 _KEPT_SESSIONS = 4_000
 """Sessions kept as they were folded last: most conversations go on soon."""
@@ -30,6 +30,8 @@ _CONFLICTS = 10
 _SWEEP_AT_LEAST_SECONDS = 3_600.0
 _LATE_SECONDS = 3_600.0
 """A turn that began before its session expired may be committed after that."""
+
+_UNREADABLE = "unreadable:"
 
 Spans = Mapping[int, tuple[int, int]]
 """Per reply partition where to begin and where to end."""
@@ -62,6 +64,7 @@ class Reading:
         self._times: dict[int, float] = {}
         """Of the newest record that was read of each partition, in seconds since 1970."""
         self._swept_at: dict[int, float] = {}
+        self._unreadable, self._unreadable_before = "", 0
 
     async def run(self, spans: Spans) -> None:
         """Folds the records of these spans.
@@ -70,6 +73,10 @@ class Reading:
             OpsError: the broker fell silent, or it may not go on.
             StoreError, KafkaError
         """
+        if not spans:
+            return
+        self._unreadable = f"{_UNREADABLE}{min(spans)}"
+        self._unreadable_before = (await self._copy.progress()).get(self._unreadable, 0)
         places = {TopicPartition(self._topic, n): span for n, span in spans.items()}
         at_once = min(_BATCH_RECORDS, self._records_per_second or _BATCH_RECORDS)
         taken = 0
@@ -92,7 +99,9 @@ class Reading:
             raise OpsError("Another replay took over, or who started this process is gone.")
         if self._records_per_second:
             await asyncio.sleep(records / self._records_per_second)
-        await self._copy.save_progress({position_of(at.partition): offset for at, offset in reached.items()})
+        offsets = {position_of(at.partition): offset for at, offset in reached.items()}
+        unreadable = self._unreadable_before + self._folding.unreadable
+        await self._copy.save_progress({**offsets, self._unreadable: unreadable})
 
     async def _sweep_sometimes(self) -> None:
         """Once in a session's life, by the clock of the records, forgets what had expired by then: a topic of years
@@ -118,7 +127,7 @@ class Reading:
             session_id = ""
         # By the key, which is cheap: what is not meant need not be decoded.
         if self._selection.takes_id(session_id):
-            self._folding.take(value or b"")
+            self._folding.take(session_id, value or b"")
 
 
 class Folding:
@@ -126,42 +135,35 @@ class Folding:
 
     def __init__(self, copy: WorkingCopy) -> None:
         self._copy = copy
-        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._taken: dict[str, list[bytes]] = defaultdict(list)
         self._known: OrderedDict[str, Folded] = OrderedDict()
-        self.counts: Counter[str] = Counter()
+        self.unreadable = 0
+        """Records that are no reply event of the session that they are keyed by."""
 
-    def take(self, value: bytes) -> None:
-        """The value of a reply record. One that is no reply event is counted and left out.
-
-        Raises:
-            OpsError: it is one of a later version.
-        """
-        try:
-            event = decode_reply(value)
-        except NewerSchema as error:
-            raise OpsError(str(error)) from error
-        except ValidationError as error:
-            self.counts["unreadable"] += 1
-            log.error("reply_unreadable", error=str(error))
-            return
-        self._events[event.session_id].append((event, value))
+    def take(self, session_id: str, value: bytes) -> None:
+        """A reply record's key and value."""
+        self._taken[session_id].append(value)
 
     async def flush(self) -> None:
-        """Writes what was taken."""
-        events, self._events = self._events, defaultdict(list)
+        """Folds and writes what was taken.
+
+        Raises:
+            OpsError: an event is one of a later version.
+        """
+        taken, self._taken = self._taken, defaultdict(list)
         for _ in range(_CONFLICTS):
-            if not events:
+            if not taken:
                 return
-            events = await self._write(events)
+            taken = await self._write(taken)
         raise OpsError("Somebody else writes to the same working copy all the time.")
 
-    async def _write(self, events: Mapping[str, list[Event]]) -> dict[str, list[Event]]:
-        """Returns the events of sessions that somebody else has folded on meanwhile."""
-        await self._learn([session_id for session_id in events if session_id not in self._known])
+    async def _write(self, taken: Mapping[str, list[bytes]]) -> dict[str, list[bytes]]:
+        """Returns the records of sessions that somebody else has folded on meanwhile."""
+        await self._learn([session_id for session_id in taken if session_id not in self._known])
         steps: list[Step] = []
         held: dict[str, Sequence[bytes]] = {}
-        for session_id, each in events.items():
-            step, early = fold(self._known[session_id], each)
+        for session_id, values in taken.items():
+            step, early = fold(self._known[session_id], self._events(session_id, values))
             if step is not None:
                 steps.append(step)
             if early:
@@ -176,10 +178,27 @@ class Folding:
                 self._known.move_to_end(session_id)
             else:
                 del self._known[session_id]
-                conflicts[session_id] = events[session_id]
+                conflicts[session_id] = taken[session_id]
         while len(self._known) > _KEPT_SESSIONS:
             self._known.popitem(last=False)
         return conflicts
+
+    def _events(self, session_id: str, values: Iterable[bytes]) -> Iterator[Event]:
+        """One at a time: an event that is folded right after it was decoded is in the CPU's cache."""
+        for value in values:
+            try:
+                event = decode_reply(value)
+            except NewerSchema as error:
+                raise OpsError(str(error)) from error
+            except ValidationError as error:
+                self.unreadable += 1
+                log.error("reply_unreadable", session_id=session_id, error=str(error))
+                continue
+            if event.session_id == session_id:
+                yield event, value
+            else:
+                self.unreadable += 1
+                log.error("reply_unreadable", session_id=session_id, error=f"it is of session {event.session_id}")
 
     async def forget(self, ended: Callable[[SessionData], bool]) -> None:
         """Sessions of which `ended` is true are forgotten."""
@@ -194,6 +213,11 @@ class Folding:
     async def _learn(self, session_ids: Sequence[str]) -> None:
         for session_id, folded in zip(session_ids, await self._copy.read(session_ids), strict=True):
             self._known[session_id] = folded
+
+
+def unreadable_in(progress: Mapping[str, int]) -> int:
+    """How many records all readers found unreadable, by a working copy's progress."""
+    return sum(count for name, count in progress.items() if name.startswith(_UNREADABLE))
 
 
 def position_of(partition: int) -> str:

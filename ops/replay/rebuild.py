@@ -24,7 +24,7 @@ from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import whole_topic
 from ops.replay.comparison import Difference, compare, compare_events
-from ops.replay.reading import Folding, Reading, Spans, position_of
+from ops.replay.reading import Folding, Reading, Spans, position_of, unreadable_in
 from ops.replay.selection import Selection
 from ops.replay.snapshots import SnapshotReading, SnapshotWriting
 from schemas.session import SessionData
@@ -197,6 +197,7 @@ class Rebuild:
             starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in first.items()}
             outcome.resumed_at = sum(starts[n] - begin for n, begin in first.items())
             await self._read_from(consumer, starts, outcome, advance)
+            outcome.unreadable = unreadable_in(await self._copy.progress())
         finally:
             await consumer.stop()
 
@@ -290,7 +291,7 @@ class Rebuild:
         for session_id in await self._copy.held_sessions():
             folding = Folding(self._copy)
             for value in await self._copy.held(session_id):
-                folding.take(value)
+                folding.take(session_id, value)
             await self._copy.drop_held(session_id)
             # What still follows nothing is held again.
             await folding.flush()

@@ -225,27 +225,27 @@ class WorkingCopy:
 
     async def pairs(self, session_ids: Sequence[str]) -> list[Pair]:
         """Rebuilt and live, without events."""
-        rebuilt = await self.read(session_ids)
         commands: list[Command] = []
         for each in session_ids:
-            commands.append(("HEXISTS", self._keys.session(each), "switched"))
+            commands.append(("HMGET", self._keys.session(each), "state", "switched"))
             commands.append(("HMGET", self._live.session(each), "version", "epoch", "state"))
-            commands.append(("PTTL", self._live.session(each)))
         found = await self._many(commands)
+        live = [each for each, stored in zip(session_ids, found[1::2], strict=True) if stored[2] is not None]
+        lives = await self._many(("PTTL", self._live.session(each)) for each in live)
+        ttl_ms = dict(zip(live, lives, strict=True))
         return [
-            self._pair(session_id, folded.session, found[3 * n] == 1, found[3 * n + 1], found[3 * n + 2])
-            for n, (session_id, folded) in enumerate(zip(session_ids, rebuilt, strict=True))
+            self._pair(each, found[2 * n], found[2 * n + 1], ttl_ms.get(each, 0)) for n, each in enumerate(session_ids)
         ]
 
-    def _pair(
-        self, session_id: str, rebuilt: SessionData | None, switched: bool, stored: list[bytes | None], ttl_ms: int
-    ) -> Pair:
-        version, epoch, state = stored
+    def _pair(self, session_id: str, made: list[bytes | None], stored: list[bytes | None], live_ttl_ms: int) -> Pair:
+        rebuilt_state, switched = made
+        rebuilt = open_state(self._cipher, session_id, rebuilt_state) if rebuilt_state is not None else None
         if switched:
             return Pair(session_id, rebuilt, None, switched=True)
+        version, epoch, state = stored
         if version is None or state is None:
             return Pair(session_id, rebuilt, None)
-        at = {"live_ttl_seconds": ttl_ms / 1000, "live_epoch": int(epoch or 0), "live_version": int(version)}
+        at = {"live_ttl_seconds": live_ttl_ms / 1000, "live_epoch": int(epoch or 0), "live_version": int(version)}
         try:
             return Pair(session_id, rebuilt, open_state(self._cipher, session_id, state), **at)  # type: ignore[arg-type]
         except (CorruptSession, WrongKey) as error:
