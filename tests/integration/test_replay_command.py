@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -340,38 +341,55 @@ async def forget_replies(pipeline: Pipeline) -> None:
 async def test_killed_in_the_middle_it_goes_on(pipeline: Pipeline) -> None:
     sessions = [Recorded(f"s-{n}").says_much(30) for n in range(2_000)]
     await publish(pipeline, sessions)
-    killed = ServerProcess(
-        "replay",
-        [*SUPPORTSTREAM, "replay", "--execute"],
-        log_path=pipeline.directory / "replay.log",
-        env=pipeline.environment(),
-    )
-    killed.start()
 
-    async def some_read() -> bool:
-        assert killed.running, "it ended before it could be killed"
-        return await read_so_far(pipeline) > 5_000
-
-    try:
-        await eventually(some_read, "some records are read")
-    finally:
-        # The processes that read for it end by themselves.
+    async with running_replay(pipeline) as killed:
+        readers = await eventually(lambda: reading_for(killed.pid), "other processes read for it")
         os.kill(killed.pid, signal.SIGKILL)
-    done = await read_so_far(pipeline)
-    assert done < 60_000
+    _, alive = await asyncio.to_thread(psutil.wait_procs, readers, timeout=20)
+    assert not alive, "a process that read did not end when nobody waited for it any more"
+    await forget_lease(pipeline)
+
+    async with running_replay(pipeline, "--rate", "20000") as killed:
+        done = await eventually(lambda: read_so_far(pipeline), "some records are read")
+        os.kill(killed.pid, signal.SIGKILL)
+    assert done < 60_000, "it ended before it could be killed"
     soon = await asyncio.to_thread(pipeline.run, "replay", "--execute")
     assert soon.returncode == 1
     assert "running, or was killed just now" in soon.stderr
 
-    async with Redis.from_url(pipeline.redis_url) as redis:
-        async for owner in redis.scan_iter(match=f"{pipeline.key_prefix}replay:*:owner"):
-            await redis.delete(owner)
+    await forget_lease(pipeline)
     found = await asyncio.to_thread(replay, pipeline, "--execute")
     assert found["records_read_before"] >= done
     assert found["records"] + found["records_read_before"] == 60_000
     assert found["switched"] == len(sessions)
     await assert_rebuilt(pipeline, sessions[::50])
     assert (await asyncio.to_thread(replay, pipeline, "--verify"))["sessions"]["same"] == len(sessions)
+
+
+@asynccontextmanager
+async def running_replay(pipeline: Pipeline, *arguments: str) -> AsyncIterator[ServerProcess]:
+    process = ServerProcess(
+        "replay",
+        [*SUPPORTSTREAM, "replay", "--execute", *arguments],
+        log_path=pipeline.directory / "replay.log",
+        env=pipeline.environment(),
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        await asyncio.to_thread(process.kill)
+
+
+async def reading_for(pid: int) -> list[psutil.Process]:
+    return [each for each in psutil.Process(pid).children() if "spawn_main" in " ".join(each.cmdline())]
+
+
+async def forget_lease(pipeline: Pipeline) -> None:
+    """As if some seconds had passed."""
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        async for owner in redis.scan_iter(match=f"{pipeline.key_prefix}replay:*:owner"):
+            await redis.delete(owner)
 
 
 async def read_so_far(pipeline: Pipeline) -> int:
