@@ -14,8 +14,9 @@ from ops.cli.progress import progress
 from ops.cli.times import point_in_time
 from ops.errors import OpsError, UsageError
 from ops.replay.comparison import Difference
+from ops.replay.outcome import Outcome
 from ops.replay.process import ReadElsewhere
-from ops.replay.rebuild import Outcome, Rebuild, Snapshots
+from ops.replay.rebuild import Rebuild, Snapshots
 from ops.replay.selection import Selection
 from ops.replay.snapshots import SnapshotWriting
 from ops.settings import Settings

@@ -11,10 +11,9 @@ Killed at any moment, it goes on where it was: what is read is in the working co
 import asyncio
 import multiprocessing
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from secrets import token_hex
 
 from aiokafka import AIOKafkaConsumer
@@ -23,13 +22,14 @@ from aiokafka.errors import KafkaError
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import whole_topic
-from ops.replay.comparison import Difference, compare, compare_events
+from ops.replay.comparing import Comparing
+from ops.replay.outcome import Outcome
 from ops.replay.reading import Folding, Reading, Spans, position_of, unreadable_in
 from ops.replay.selection import Selection
 from ops.replay.snapshots import SnapshotReading, SnapshotWriting
 from schemas.session import SessionData
 from store.errors import StoreError
-from store.redis.working_copy import Pair, WorkingCopy
+from store.redis.working_copy import WorkingCopy
 
 Advance = Callable[[int, int | None], None]
 """Takes how many records or sessions are done, and of how many."""
@@ -42,48 +42,7 @@ ALONE_BELOW = 50_000
 """So few records are read sooner than processes start."""
 _LEASE_EVERY_SECONDS = 4.0
 _CATCH_UP_ROUNDS = 3
-_SHOWN = 10
 _STARTED, _SEEDED, _COVERED = "started_ms", "seeded", "covered:"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a replay found, and did."""
-
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Sessions, by `Difference.kind`."""
-    fields: Counter[str] = field(default_factory=Counter)
-    """Of changed ones, how many differ in a field."""
-    first: list[Difference] = field(default_factory=list)
-    """The first that are not the same."""
-    more: int = 0
-    """Of those that are not the same, how many are not among the first."""
-    snapshots: int = 0
-    """That it began with."""
-    records: int = 0
-    """Read in this run."""
-    seconds_reading: float = 0.0
-    resumed_at: int = 0
-    """Records that an earlier run, which was killed, had read."""
-    unreadable: int = 0
-    """Records that are no reply events."""
-    switched: int = 0
-    removed: int = 0
-    executed: bool = False
-
-    def add(self, difference: Difference) -> None:
-        self.kinds[difference.kind] += 1
-        self.fields.update(difference.changes.keys())
-        if difference.kind in ("same", "expired"):
-            return
-        if len(self.first) < _SHOWN:
-            self.first.append(difference)
-        else:
-            self.more += 1
-
-    @property
-    def differs(self) -> bool:
-        return any(self.kinds[kind] for kind in ("created", "changed", "removed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,57 +259,25 @@ class Rebuild:
     # ---- comparing
 
     async def _compare_all(self, outcome: Outcome, advance: Advance, execute: bool) -> None:
-        ahead = await self._compare_rebuilt(outcome, advance, execute)
+        comparing = Comparing(
+            self._copy,
+            self._selection,
+            outcome,
+            ttl_seconds=self._ttl_seconds,
+            started=self._started,
+            execute=execute,
+            clock=self._clock,
+        )
+        ahead = await comparing.rebuilt(advance, self._incomplete)
         for _ in range(_CATCH_UP_ROUNDS):
             if not ahead or execute:
                 break
             # They took turns meanwhile; with those they can be compared as well.
             await self._catch_up()
-            ahead = await self._compare_some(ahead, outcome, execute)
+            ahead = await comparing.some(ahead, self._incomplete)
         outcome.kinds["ahead"] += len(ahead)
-        await self._compare_lacking(outcome, execute)
-
-    async def _compare_rebuilt(self, outcome: Outcome, advance: Advance, execute: bool) -> list[str]:
-        """Returns the sessions that are ahead of what was read."""
-        ahead: list[str] = []
-        done = 0
-        async with aclosing(self._copy.pages()) as pages:
-            async for page in pages:
-                ahead += await self._compare_some(page, outcome, execute)
-                done += len(page)
-                advance(done, None)
-        return ahead
-
-    async def _compare_some(self, session_ids: list[str], outcome: Outcome, execute: bool) -> list[str]:
-        now = self._clock()
-        every = [pair for pair in await self._copy.pairs(session_ids) if self._is_meant(pair.rebuilt)]
-        outcome.switched += sum(pair.switched for pair in every)
-        pairs = [pair for pair in every if not pair.switched]
-        found = {
-            pair.session_id: compare(pair, ttl_seconds=self._ttl_of(pair.rebuilt), now=now)
-            if pair.session_id not in self._incomplete
-            else Difference(pair.session_id, "not_retained")
-            for pair in pairs
-            if pair.rebuilt is not None
-        }
-        alike = [session_id for session_id, each in found.items() if each.kind == "same"]
-        for session_id, (rebuilt, live) in zip(alike, await self._copy.event_digests(alike), strict=True):
-            if changes := compare_events(live, rebuilt):
-                found[session_id] = Difference(session_id, "changed", changes)
-        ahead = []
-        switching: list[tuple[SessionData, float]] = []
-        for pair in pairs:
-            difference = found[pair.session_id]
-            if difference.kind == "ahead":
-                ahead.append(pair.session_id)
-                continue
-            outcome.add(difference)
-            if execute and difference.kind in ("created", "changed") and pair.rebuilt is not None:
-                left = pair.rebuilt.expires_at(self._ttl_of(pair.rebuilt)) - now
-                switching.append((pair.rebuilt, left))
-        if switching:
-            outcome.switched += await self._copy.switch(switching)
-        return ahead
+        cut = any(begin > self._covered.get(n, 0) for n, begin in self._begins.items())
+        await comparing.lacking(self._incomplete, cut=cut)
 
     async def _catch_up(self) -> None:
         before = dict(self.ends)
@@ -363,47 +290,6 @@ class Rebuild:
         finally:
             await consumer.stop()
         await self._place_held()
-
-    async def _compare_lacking(self, outcome: Outcome, execute: bool) -> None:
-        """Live sessions that the topics have not."""
-        cut = any(begin > self._covered.get(n, 0) for n, begin in self._begins.items())
-        async with aclosing(self._lacking_pages()) as pages:
-            async for page in pages:
-                removing: list[Pair] = []
-                for pair in await self._copy.pairs(page):
-                    difference = self._lacking(pair, cut=cut or pair.session_id in self._incomplete)
-                    if difference is None:
-                        continue
-                    outcome.add(difference)
-                    if difference.kind == "removed":
-                        removing.append(pair)
-                if execute and removing:
-                    outcome.removed += await self._copy.remove(removing)
-
-    async def _lacking_pages(self) -> AsyncGenerator[list[str]]:
-        if self._selection.sessions:
-            found = await self._copy.pairs(sorted(self._selection.sessions))
-            yield [pair.session_id for pair in found if pair.rebuilt is None]
-            return
-        if self._selection.partitions:
-            # Which partition an unknown session's events would be in can't be told for sure.
-            return
-        async with aclosing(self._copy.live_pages()) as pages:
-            async for page in pages:
-                if meant := [session_id for session_id in page if self._selection.takes_id(session_id)]:
-                    yield meant
-
-    def _lacking(self, pair: Pair, *, cut: bool) -> Difference | None:
-        if pair.rebuilt is not None or not (pair.live or pair.unreadable) or not self._is_meant(pair.live):
-            return None
-        if cut:
-            return Difference(pair.session_id, "not_retained")
-        # A session that began after the reading did has its first reply on the way.
-        born = pair.live_epoch / 1000
-        return Difference(pair.session_id, "ahead" if born >= self._started - 60.0 else "removed")
-
-    def _is_meant(self, session: SessionData | None) -> bool:
-        return session is None or self._selection.takes(session)
 
     # ---- alone
 

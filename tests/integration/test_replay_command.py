@@ -19,7 +19,7 @@ from ops.cli import replay as replay_command
 from ops.errors import OpsError
 from ops.local.process import ServerProcess
 from ops.replay import reading
-from ops.replay.rebuild import Outcome
+from ops.replay.outcome import Outcome
 from ops.replay.selection import Selection
 from ops.settings import load_settings
 from schemas.inbound import Changes
@@ -33,7 +33,7 @@ from store.redis.working_copy import Step, WorkingCopy
 from tests.polling import eventually
 from tests.processes import SUPPORTSTREAM, Pipeline
 from tests.recorded import Recorded, publish, tampered
-from tests.topic_records import session_on, session_store
+from tests.topic_records import producer, session_on, session_store
 
 TTL_S = 86_400.0
 
@@ -227,6 +227,17 @@ async def test_a_newer_turn_and_a_newer_life_win(pipeline: Pipeline) -> None:
     outcome = await rebuild(pipeline)
     assert (outcome.switched, outcome.kinds["ahead"]) == (0, 2)
     await assert_rebuilt(pipeline, [turn, life])
+
+
+async def test_records_that_are_no_event_of_their_session_are_left_out_and_counted(pipeline: Pipeline) -> None:
+    good, other = Recorded("s-good").says_much(2), Recorded("s-other").says("a")
+    await publish(pipeline, [good])
+    async with producer(pipeline.bootstrap_servers) as kafka:
+        for key, value in ((b"s-good", b"{"), (b"s-good", other.values[0]), (None, good.values[0]), (b"s-good", None)):
+            await kafka.send_and_wait(pipeline.topics.replies, value, key)
+    outcome = await rebuild(pipeline)
+    assert (outcome.records, outcome.unreadable, outcome.switched) == (6, 4, 1)
+    await assert_rebuilt(pipeline, [good])
 
 
 async def test_interrupted_while_it_switches_it_goes_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,48 @@
+"""What a replay found, and did."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ops.replay.comparison import Difference
+
+_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a replay found, and did."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Sessions, by `Difference.kind`."""
+    fields: Counter[str] = field(default_factory=Counter)
+    """Of changed ones, how many differ in a field."""
+    first: list[Difference] = field(default_factory=list)
+    """The first that are not the same."""
+    more: int = 0
+    """Of those that are not the same, how many are not among the first."""
+    snapshots: int = 0
+    """That it began with."""
+    records: int = 0
+    """Read in this run."""
+    seconds_reading: float = 0.0
+    resumed_at: int = 0
+    """Records that an earlier run, which was killed, had read."""
+    unreadable: int = 0
+    """Records that are no reply events."""
+    switched: int = 0
+    removed: int = 0
+    executed: bool = False
+
+    def add(self, difference: Difference) -> None:
+        self.kinds[difference.kind] += 1
+        self.fields.update(difference.changes.keys())
+        if difference.kind in ("same", "expired"):
+            return
+        if len(self.first) < _SHOWN:
+            self.first.append(difference)
+        else:
+            self.more += 1
+
+    @property
+    def differs(self) -> bool:
+        return any(self.kinds[kind] for kind in ("created", "changed", "removed"))
