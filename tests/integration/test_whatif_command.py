@@ -193,9 +193,7 @@ async def everything(pipeline: Pipeline) -> dict[str, Any]:
         return {
             "topics": sorted(name for name in await admin.list_topics() if name.startswith(pipeline.topics.prefix)),
             "ends": await consumer.end_offsets(places),
-            "groups": sorted(
-                name for name, _ in await admin.list_consumer_groups() if not is_another_s(name, pipeline)
-            ),
+            "groups": sorted(group for group in groups if not is_another_s(group, pipeline)),
             "committed": await admin.list_consumer_group_offsets(pipeline.group),
             "keys": {key: await redis.dump(key) for key in keys},
         }
