@@ -17,6 +17,7 @@ from tests.processes import Process
 CROWD = 5_000
 
 
+@pytest.mark.chaos
 async def test_a_socket_that_nobody_reads_holds_up_nobody(experiment: NewExperiment) -> None:
     """P: it is closed with a code that says reconnect, and what it misses is brought back."""
     async with experiment("edge: socket that nobody reads", customers=12, SOCKET_OUTBOX_FRAMES="8") as it:

@@ -34,6 +34,7 @@ async def start(it: Experiment) -> list[Process]:
     return workers
 
 
+@pytest.mark.chaos
 async def test_redis_is_flushed(experiment: NewExperiment, redis_of_its_own: RedisServer) -> None:
     async with experiment("Redis: FLUSHALL", redis=redis_of_its_own.url) as it:
         workers = await start(it)

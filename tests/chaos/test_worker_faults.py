@@ -27,7 +27,7 @@ GUESTS = 4
 
 
 POINTS = [
-    pytest.param(point, marks=pytest.mark.chaos if point in ("before_commit_turn", "before_group_commit") else ())
+    pytest.param(point, marks=() if point == "after_commit_turn" else pytest.mark.chaos)
     for point in get_args(Failpoint)
 ]
 
