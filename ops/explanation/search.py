@@ -77,8 +77,13 @@ class Search:
             advance(done, total)
         found = {message_id: each for message_id, each in self._by_id.items() if self._is_meant(message_id, each)}
         told = [timeline(each, found[each].records, found[each].replies, found[each].letters) for each in found]
-        told.sort(key=lambda each: min((step.at for step in each.steps if step.at), default=self._since))
+        told.sort(key=self._order)
         return told[-self._turns :]
+
+    def _order(self, each: Timeline) -> tuple[datetime, int, int]:
+        """By when it began; messages of the same millisecond by the order in which the session has them."""
+        began = min((step.at for step in each.steps if step.at), default=self._since)
+        return began, each.extra.get("epoch", 0), each.extra.get("seq", 0)
 
     async def _span(self, topic: str) -> Spans:
         spans = await whole_topic(self._consumer, topic)

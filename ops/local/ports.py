@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+from collections import deque
 
 LOOPBACK = "127.0.0.1"
 
@@ -10,12 +11,14 @@ LOOPBACK = "127.0.0.1"
 # first, or even connect to itself on it.
 _FIRST, _LAST = 20_000, 32_000
 _ATTEMPTS = 1_000
+_given: deque[int] = deque(maxlen=4_000)
+"""The ports that this process got last. A server may listen only seconds later; until then nobody else gets its port."""
 
 
 def free_ports(count: int) -> tuple[int, ...]:
     """Return `count` different ports on which nothing listens now.
 
-    Nothing reserves them afterwards: start the server soon.
+    Other processes may be given them as well: start the server soon.
 
     Raises:
         OSError: after 1,000 random ports not enough were free.
@@ -25,16 +28,21 @@ def free_ports(count: int) -> tuple[int, ...]:
         for _ in range(_ATTEMPTS):
             if len(bound) == count:
                 break
+            port = _FIRST + secrets.randbelow(_LAST - _FIRST)
+            if port in _given:
+                continue
             candidate = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             try:
-                candidate.bind((LOOPBACK, _FIRST + secrets.randbelow(_LAST - _FIRST)))
+                candidate.bind((LOOPBACK, port))
             except OSError:
                 candidate.close()
             else:
                 bound.append(candidate)
         if len(bound) < count:
             raise OSError(f"no {count} free ports found between {_FIRST} and {_LAST}")
-        return tuple(sock.getsockname()[1] for sock in bound)
+        ports = tuple(sock.getsockname()[1] for sock in bound)
+        _given.extend(ports)
+        return ports
     finally:
         for sock in bound:
             sock.close()

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvloop
 
@@ -21,6 +21,8 @@ class ReadElsewhere:
     settings: Settings
     selection: Selection
     whole: bool
+    parent: int = field(default_factory=os.getpid)
+    """Who wants it read. Told, not asked for: by the time that this process could ask, it may be gone."""
 
     def __call__(self, spans: Spans, token: str) -> None:
         """Reads `spans` for the holder of the lease, to the end. Ends when that process is gone."""
@@ -28,7 +30,6 @@ class ReadElsewhere:
             runner.run(self._read(dict(spans)))
 
     async def _read(self, spans: Mapping[int, tuple[int, int]]) -> None:
-        parent = os.getppid()
         # What is read is much and has no cycles: looking for some all the time takes as long as decoding it. What the
         # libraries leave behind is collected by generations of a size that decoding never reaches.
         gc.freeze()
@@ -44,7 +45,7 @@ class ReadElsewhere:
                 copy,
                 topic,
                 self.selection,
-                lambda: os.getppid() == parent,
+                lambda: os.getppid() == self.parent,
                 ttl_seconds=self.settings.redis_session_ttl_seconds,
             )
             await reading.run(spans)
