@@ -12,7 +12,7 @@ LOOPBACK = "127.0.0.1"
 _FIRST, _LAST = 20_000, 32_000
 _ATTEMPTS = 1_000
 _given: deque[int] = deque(maxlen=4_000)
-"""The ports that this process got last. A server may listen only seconds later; until then nobody else gets its port."""
+"""What was given out last. A server may listen only seconds later; until then nobody else gets its port."""
 
 
 def free_ports(count: int) -> tuple[int, ...]:
