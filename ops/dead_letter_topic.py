@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
 from ops.dead_letters import DeadLetter, NotADeadLetter, Place, decode_dead_letter
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
-from ops.kafka.reading import whole_topic
+from ops.kafka.reading import span_reader, whole_topic
 
 Advance = Callable[[int, int], None]
 """Takes how many records were read, and of how many."""
@@ -95,14 +94,8 @@ async def open_dead_letters(connection: KafkaConnection, topic: str) -> AsyncIte
     Raises:
         OpsError: no broker answers, or there is no such topic; also for what fails inside the block.
     """
-    consumer = connection.span_reader()
-    try:
-        await consumer.start()
+    async with span_reader(connection, topic) as consumer:
         spans = await whole_topic(consumer, topic)
         begins = {place.partition: begin for place, (begin, _) in spans.items()}
         ends = {place.partition: end for place, (_, end) in spans.items()}
         yield DeadLetterTopic(consumer, begins, ends, topic)
-    except KafkaError as error:
-        raise OpsError(f"{topic} at {connection.bootstrap_servers} can't be read: {error}") from error
-    finally:
-        await consumer.stop()

@@ -65,8 +65,10 @@ class SessionData:
         )
 
     def expires_at(self, ttl_seconds: float) -> float:
-        """When a session that lives `ttl_seconds` after its last change is gone, in seconds since 1970."""
-        return datetime.fromisoformat(self.updated_at.replace("Z", "+00:00")).timestamp() + ttl_seconds
+        """When the session is gone, in seconds since 1970; `ttl_seconds` is how long it lives after its last change if
+        it does not say so itself."""
+        changed = datetime.fromisoformat(self.updated_at.replace("Z", "+00:00")).timestamp()
+        return changed + (self.ttl_seconds or ttl_seconds)
 
     def has_applied(self, source: str, offset: int, inbound_id: str) -> bool:
         """Whether the record was applied already: by where it stands, or by its id (a duplicate, or a redrive)."""

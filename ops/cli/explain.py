@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from aiokafka.errors import KafkaError
 
 from ops import wiring
 from ops.cli.console import harmless, out, prepare, print_json, run
@@ -17,6 +16,7 @@ from ops.errors import OpsError
 from ops.explanation.page import page
 from ops.explanation.search import Search
 from ops.explanation.timeline import Step, Timeline
+from ops.kafka.reading import span_reader
 from ops.settings import Settings
 
 
@@ -51,11 +51,8 @@ def explain(
 
 
 async def _search(settings: Settings, wanted: str, session: str | None, since: datetime, turns: int) -> list[Timeline]:
-    connection = wiring.kafka_connection(settings)
     topics = wiring.topic_names(settings)
-    consumer = connection.span_reader()
-    try:
-        await consumer.start()
+    async with span_reader(wiring.kafka_connection(settings)) as consumer:
         search = Search(
             consumer,
             topics,
@@ -67,10 +64,6 @@ async def _search(settings: Settings, wanted: str, session: str | None, since: d
         )
         with progress("Searching records") as advance:
             return await search.run(advance)
-    except KafkaError as error:
-        raise OpsError(f"Kafka at {connection.bootstrap_servers} can't be read: {error}") from error
-    finally:
-        await consumer.stop()
 
 
 def _print(each: Timeline) -> None:

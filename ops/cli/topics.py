@@ -13,7 +13,6 @@ from ops.settings import Settings
 from ops.topic_adoption import StartAt, TopicAdoption
 from ops.topic_growth import divided_by_session, plan_growth
 from ops.topic_growth import grow as run_growth
-from schemas.topics import TopicSpec
 from store.errors import StoreError
 
 app = typer.Typer(help="Kafka topics: they are created explicitly, never by accident.", no_args_is_help=True)
@@ -65,7 +64,7 @@ def check() -> None:
     settings = prepare()
     found = [
         problem
-        for spec, state in zip(_specs(settings), run(_describe(settings)), strict=True)
+        for spec, state in zip(wiring.topic_specs_of(settings), run(_describe(settings)), strict=True)
         for problem in problems(spec, state)
     ]
     if found:
@@ -86,7 +85,7 @@ def grow(
 async def _grow(settings: Settings, partitions: int, execute: bool) -> None:
     names = wiring.topic_names(settings)
     async with TopicAdmin(wiring.kafka_connection(settings)) as admin:
-        states = await admin.describe(divided_by_session(names, _specs(settings)))
+        states = await admin.describe(divided_by_session(names, wiring.topic_specs_of(settings)))
         plan = plan_growth(names, states, partitions)
         for state in plan.steps:
             out.print(f"{state.name}: {state.partitions} -> {partitions} partitions", markup=False)
@@ -153,15 +152,11 @@ async def _adopt(settings: Settings, topic: str, start_at: StartAt, execute: boo
         await store.close()
 
 
-def _specs(settings: Settings) -> list[TopicSpec]:
-    return wiring.topic_specs_of(settings)
-
-
 async def _create(settings: Settings) -> list[str]:
     async with TopicAdmin(wiring.kafka_connection(settings)) as admin:
-        return await admin.create(_specs(settings), settings.topic_replication_factor)
+        return await admin.create(wiring.topic_specs_of(settings), settings.topic_replication_factor)
 
 
 async def _describe(settings: Settings) -> list[TopicState]:
     async with TopicAdmin(wiring.kafka_connection(settings)) as admin:
-        return await admin.describe(_specs(settings))
+        return await admin.describe(wiring.topic_specs_of(settings))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from aiokafka.errors import KafkaError
 
 from ops import wiring
 from ops.cli.console import err, out, prepare, run
 from ops.cli.progress import progress
 from ops.cli.times import point_in_time
 from ops.errors import OpsError
+from ops.kafka.reading import span_reader
 from ops.settings import Settings
 from ops.transfer import Span, export_lines, import_events, read_lines
 from schemas.publishing import PublishError
@@ -42,20 +42,13 @@ def export(
 
 
 async def _export(settings: Settings, span: Span) -> int:
-    connection = wiring.kafka_connection(settings)
-    consumer = connection.span_reader()
     count = 0
-    try:
-        await consumer.start()
+    async with span_reader(wiring.kafka_connection(settings)) as consumer:
         with progress("Reading records") as advance:
             async for line in export_lines(consumer, wiring.topic_names(settings).replies, span, advance):
                 sys.stdout.buffer.write(line)
                 count += 1
         sys.stdout.buffer.flush()
-    except KafkaError as error:
-        raise OpsError(f"Kafka at {connection.bootstrap_servers} can't be read: {error}") from error
-    finally:
-        await consumer.stop()
     return count
 
 

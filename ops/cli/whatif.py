@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from aiokafka.errors import KafkaError
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from ops.cli.progress import progress
 from ops.cli.times import point_in_time
 from ops.errors import OpsError, UsageError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.reading import span_reader
 from ops.settings import Settings
 from ops.transfer import Span
 from ops.whatif.comparison import KINDS, Comparison, Kind, cited_documents, counts, is_refusal
@@ -120,15 +120,9 @@ async def _whatif(settings: Settings, span: Span, limit: int, directory: Path | 
 
 
 async def _recorded(connection: KafkaConnection, topic: str, span: Span, limit: int) -> Recorded:
-    consumer = connection.span_reader()
-    try:
-        await consumer.start()
+    async with span_reader(connection) as consumer:
         with progress("Reading replies") as advance:
             return await recorded_turns(consumer, topic, span, limit, advance)
-    except KafkaError as error:
-        raise OpsError(f"Kafka at {connection.bootstrap_servers} can't be read: {error}") from error
-    finally:
-        await consumer.stop()
 
 
 def _document(found: _Found) -> dict[str, Any]:

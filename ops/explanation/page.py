@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ops.explanation.timeline import Step, Timeline
+from ops.page import page_of
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8883;--soft:#8881}
@@ -20,19 +21,12 @@ table{border-collapse:collapse;width:100%}td,th{border-top:1px solid var(--line)
  text-align:left;vertical-align:top;overflow-wrap:anywhere}
 td:last-child,th:last-child{text-align:right;white-space:nowrap}
 """
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""Should something ever slip through unescaped, a browser still runs and loads nothing."""
 
 
 def page(wanted: str, timelines: Sequence[Timeline]) -> str:
     """A document about what was asked for."""
     title = f"Explain {escape(wanted)}"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{''.join(map(_article, timelines))}</html>\n"
-    )
+    return page_of(title, _STYLE, f"<h1>{title}</h1>{''.join(map(_article, timelines))}")
 
 
 def _article(each: Timeline) -> str:

@@ -1,7 +1,7 @@
 """How Kafka is reached, as arguments that aiokafka's clients share."""
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -68,14 +68,8 @@ class KafkaConnection:
         The broker answers a connection's requests one after the other: whatever is asked of it next waits for a fetch
         that waits for records, so this one's do hardly.
         """
-        return AIOKafkaConsumer(
-            **self.client_arguments(),
-            fetch_max_wait_ms=min(_SPAN_WAIT_MS, self.fetch_max_wait_ms),
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            group_id=None,
-            **arguments,
-        )
+        soon = replace(self, fetch_max_wait_ms=min(_SPAN_WAIT_MS, self.fetch_max_wait_ms))
+        return soon.reader(auto_offset_reset="earliest", **arguments)
 
     def _ssl_context(self) -> ssl.SSLContext:
         context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_cafile)

@@ -2,18 +2,38 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from ops.errors import OpsError
+from ops.kafka.connection import KafkaConnection
 
 _SILENCE_SECONDS = 30.0
 _POLL_MS = 1_000
 
 Spans = dict[TopicPartition, tuple[int, int]]
 """Per partition where to begin and where to end."""
+
+
+@asynccontextmanager
+async def span_reader(connection: KafkaConnection, what: str = "Kafka") -> AsyncIterator[AIOKafkaConsumer]:
+    """A started `KafkaConnection.span_reader`, for the block. `what` is what an error says can't be read.
+
+    Raises:
+        OpsError: no broker answers; also for what Kafka refuses inside the block.
+    """
+    consumer = connection.span_reader()
+    try:
+        await consumer.start()
+        yield consumer
+    except KafkaError as error:
+        raise OpsError(f"{what} at {connection.bootstrap_servers} can't be read: {error}") from error
+    finally:
+        await consumer.stop()
 
 
 async def whole_topic(consumer: AIOKafkaConsumer, topic: str) -> Spans:

@@ -62,7 +62,7 @@ class Comparing:
                 continue
             self._outcome.add(difference)
             if difference.kind in ("created", "changed"):
-                switching.append((session, session.expires_at(session.ttl_seconds or self._ttl_seconds) - now))
+                switching.append((session, session.expires_at(self._ttl_seconds) - now))
         if self._execute and switching:
             self._outcome.switched += await self._copy.switch(switching)
         return ahead
@@ -79,8 +79,7 @@ class Comparing:
             elif pair.session_id in incomplete:
                 found[pair.session_id] = pair.rebuilt, Difference(pair.session_id, "not_retained")
             else:
-                ttl_seconds = pair.rebuilt.ttl_seconds or self._ttl_seconds
-                found[pair.session_id] = pair.rebuilt, compare(pair, ttl_seconds=ttl_seconds, now=now)
+                found[pair.session_id] = pair.rebuilt, compare(pair, ttl_seconds=self._ttl_seconds, now=now)
         alike = [session_id for session_id, (_, difference) in found.items() if difference.kind == "same"]
         for session_id, (rebuilt, live) in zip(alike, await self._copy.event_digests(alike), strict=True):
             if changes := compare_events(live, rebuilt):

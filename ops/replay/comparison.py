@@ -35,7 +35,7 @@ class Difference:
 
 
 def compare(pair: Pair, *, ttl_seconds: float, now: float) -> Difference:
-    """The sessions, without their events. `ttl_seconds`: how long the rebuilt session lives after its last change;
+    """The sessions, without their events. `ttl_seconds`: how long a session lives that says nothing else;
     `now` in seconds since 1970."""
     session_id, rebuilt, live = pair.session_id, pair.rebuilt, pair.live
     assert rebuilt is not None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import uvloop
 
 from ops import wiring
+from ops.kafka.reading import span_reader
 from ops.replay.reading import Reading, Spans
 from ops.replay.selection import Selection
 from ops.settings import Settings
@@ -36,19 +37,16 @@ class ReadElsewhere:
         gc.set_threshold(1_000_000, 10, 10)
         connection = wiring.kafka_connection(self.settings)
         copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
-        consumer = connection.span_reader()
         try:
-            await consumer.start()
-            topic = wiring.topic_names(self.settings).replies
-            reading = Reading(
-                consumer,
-                copy,
-                topic,
-                self.selection,
-                lambda: os.getppid() == self.parent,
-                ttl_seconds=self.settings.redis_session_ttl_seconds,
-            )
-            await reading.run(spans)
+            async with span_reader(connection) as consumer:
+                reading = Reading(
+                    consumer,
+                    copy,
+                    wiring.topic_names(self.settings).replies,
+                    self.selection,
+                    lambda: os.getppid() == self.parent,
+                    ttl_seconds=self.settings.redis_session_ttl_seconds,
+                )
+                await reading.run(spans)
         finally:
-            await consumer.stop()
             await copy.close()

@@ -115,10 +115,7 @@ class Reading:
     def _has_ended(self, session: SessionData) -> bool:
         partitions = len(self._consumer.partitions_for_topic(self._topic) or ())
         home = home_partition(session.session_id, partitions) if partitions else -1
-        return self._expires_at(session) < self._times.get(home, 0.0) - _LATE_SECONDS
-
-    def _expires_at(self, session: SessionData) -> float:
-        return session.expires_at(session.ttl_seconds or self._ttl_seconds)
+        return session.expires_at(self._ttl_seconds) < self._times.get(home, 0.0) - _LATE_SECONDS
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
         try:

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
-from ops.kafka.reading import whole_topic
+from ops.kafka.reading import span_reader, whole_topic
 from ops.replay.comparing import Comparing
 from ops.replay.outcome import Outcome
 from ops.replay.reading import Folding, Reading, Spans, position_of, unreadable_in
@@ -98,20 +97,13 @@ class Rebuild:
         Raises:
             OpsError: Kafka or Redis is away, or another replay of the same sessions is running.
         """
-        try:
-            async with self._lease():
-                outcome = Outcome(executed=execute)
-                with stage("Reading records") as advance:
-                    await self._read(outcome, advance)
-                    await self._place_held()
-                with stage("Comparing sessions") as advance:
-                    await self._compare_all(outcome, advance, execute)
-                await self._copy.drop()
-                return outcome
-        except KafkaError as error:
-            raise OpsError(f"Kafka at {self._connection.bootstrap_servers} can't be read: {error}") from error
-        except StoreError as error:
-            raise OpsError(f"{error} Run it again: it goes on where it was.") from error
+        outcome = Outcome(executed=execute)
+        async with self._alone():
+            await self._rebuild(outcome, stage)
+            with stage("Comparing sessions") as advance:
+                await self._compare_all(outcome, advance, execute)
+            await self._copy.drop()
+        return outcome
 
     async def snapshot(self, stage: Stage, writing: SnapshotWriting) -> Outcome:
         """Rebuilds all sessions and publishes a snapshot of each that has none just so; nothing is compared.
@@ -120,26 +112,21 @@ class Rebuild:
             OpsError: as `run`.
         """
         assert self._snapshots is not None
-        try:
-            async with self._lease():
-                outcome = Outcome()
-                with stage("Reading records") as advance:
-                    await self._read(outcome, advance)
-                    await self._place_held()
-                with stage("Writing snapshots") as advance:
-                    await writing.run(self._copy, self._snapshots.covers, self.ends, self._expired, advance)
-                await self._copy.drop()
-                return outcome
-        except KafkaError as error:
-            raise OpsError(f"Kafka at {self._connection.bootstrap_servers} can't be read: {error}") from error
-        except StoreError as error:
-            raise OpsError(f"{error} Run it again: it goes on where it was.") from error
+        outcome = Outcome()
+        async with self._alone():
+            await self._rebuild(outcome, stage)
+            with stage("Writing snapshots") as advance:
+                await writing.run(self._copy, self._snapshots.covers, self.ends, self._expired, advance)
+            await self._copy.drop()
+        return outcome
 
-    def _ttl_of(self, session: SessionData) -> float:
-        return session.ttl_seconds or self._ttl_seconds
+    async def _rebuild(self, outcome: Outcome, stage: Stage) -> None:
+        with stage("Reading records") as advance:
+            await self._read(outcome, advance)
+            await self._place_held()
 
     def _expired(self, session: SessionData) -> bool:
-        return session.expires_at(self._ttl_of(session)) <= self._clock()
+        return session.expires_at(self._ttl_seconds) <= self._clock()
 
     # ---- reading
 
@@ -147,18 +134,14 @@ class Rebuild:
         progress = await self._copy.progress()
         self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
         await self._copy.save_progress({_STARTED: int(self._started * 1000)})
-        consumer = self._connection.span_reader()
-        try:
-            await consumer.start()
+        async with span_reader(self._connection) as consumer:
             await self._bounds(consumer)
             outcome.snapshots = await self._seed(consumer, progress)
             first = {n: max(begin, self._covered.get(n, 0)) for n, begin in self._begins.items()}
             starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in first.items()}
             outcome.resumed_at = sum(starts[n] - begin for n, begin in first.items())
             await self._read_from(consumer, starts, outcome, advance)
-            outcome.unreadable = unreadable_in(await self._copy.progress())
-        finally:
-            await consumer.stop()
+        outcome.unreadable = unreadable_in(await self._copy.progress())
 
     async def _read_from(
         self, consumer: AIOKafkaConsumer, starts: Mapping[int, int], outcome: Outcome, advance: Advance
@@ -281,17 +264,22 @@ class Rebuild:
 
     async def _catch_up(self) -> None:
         before = dict(self.ends)
-        consumer = self._connection.span_reader()
-        try:
-            await consumer.start()
+        async with span_reader(self._connection) as consumer:
             await self._bounds(consumer)
             spans = {n: (before.get(n, begin), self.ends[n]) for n, begin in self._begins.items()}
             await self._reading(consumer).run(spans)
-        finally:
-            await consumer.stop()
         await self._place_held()
 
     # ---- alone
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """For the block, no other replay of the same sessions. What Redis fails with comes out as an OpsError."""
+        try:
+            async with self._lease():
+                yield
+        except StoreError as error:
+            raise OpsError(f"{error} Run it again: it goes on where it was.") from error
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[None]:

@@ -10,12 +10,11 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
 from ops.dead_letters import NotADeadLetter, decode_dead_letter
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
-from ops.kafka.reading import Spans, read_spans, whole_topic
+from ops.kafka.reading import Spans, read_spans, span_reader, whole_topic
 from ops.verification.checker import Checker, Findings
 from schemas.session import SessionData
 from schemas.topics import TopicNames
@@ -69,16 +68,11 @@ class Verification:
         Raises:
             OpsError: broker, topics or store are away.
         """
-        consumer = self._connection.span_reader()
         try:
-            await consumer.start()
-            return await self._run(consumer, span, wait_seconds, advance)
-        except KafkaError as error:
-            raise OpsError(f"Kafka at {self._connection.bootstrap_servers} can't be read: {error}") from error
+            async with span_reader(self._connection) as consumer:
+                return await self._run(consumer, span, wait_seconds, advance)
         except StoreError as error:
             raise OpsError(str(error)) from error
-        finally:
-            await consumer.stop()
 
     async def _run(self, consumer: AIOKafkaConsumer, span: Span, wait_seconds: float, advance: Advance) -> Findings:
         inbound = await self._inbound_span(consumer, span)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from ops.page import page_of
 from ops.whatif.comparison import KINDS, CitedDocument, Comparison, Kind, cited_documents, counts, is_refusal
 from schemas.replies import Reply
 
@@ -47,8 +48,6 @@ summary{cursor:pointer;padding:.5rem 0}
 @media(max-width:40rem){.sides{grid-template-columns:1fr}nav{grid-template-columns:1fr 1fr}
  body{padding:1rem .75rem 2rem}td.score,th.score{width:3.75rem}}
 """
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""Should something ever slip through unescaped, a browser still runs and loads nothing."""
 
 
 def page(facts: Sequence[str], comparisons: Sequence[Comparison]) -> str:
@@ -58,15 +57,12 @@ def page(facts: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     """
     counted = counts(comparisons)
     tiles = "".join(_tile(kind, count) for kind, count in counted.items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>What if</title><style>{_STYLE}</style></head><body><header><h1>What if</h1>"
-        f"{''.join(f'<p class=soft>{escape(fact)}</p>' for fact in facts)}<nav>{tiles}</nav></header><main>"
-        f"{''.join(_section(kind, [each for each in comparisons if each.kind == kind]) for kind in KINDS)}"
-        "</main></body></html>\n"
+    sections = "".join(_section(kind, [each for each in comparisons if each.kind == kind]) for kind in KINDS)
+    body = (
+        f"<header><h1>What if</h1>{''.join(f'<p class=soft>{escape(fact)}</p>' for fact in facts)}<nav>{tiles}</nav>"
+        f"</header><main>{sections}</main>"
     )
+    return page_of("What if", _STYLE, body)
 
 
 def _tile(kind: Kind, count: int) -> str:
