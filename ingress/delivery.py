@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ingress.connection import Arrival
 from schemas.deltas import decode_delta
 from schemas.frames import DeltaFrame, encode_frame
+from schemas.sealed import is_sealed
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +42,17 @@ class Delivery:
             if not subscribers:
                 del self._subscribers[key]
 
+    def waits_for(self, key: bytes | None) -> bool:
+        """Whether somebody here waits for records with this key."""
+        return key in self._subscribers
+
     def reply(self, key: bytes | None, value: bytes | None) -> None:
-        """A record of the reply topic. Only those of sessions that somebody waits for are decoded."""
+        """A record of the reply topic. Only those of sessions that somebody waits for are decoded; one that is still
+        sealed was erased."""
         if key is not None:
             self._changed(key.decode(errors="replace"))
         subscribers = self._subscribers.get(key or b"")
-        if not subscribers or value is None:
+        if not subscribers or value is None or is_sealed(value):
             return
         try:
             arrival = Arrival(value)
@@ -59,7 +65,7 @@ class Delivery:
     def delta(self, key: bytes | None, value: bytes | None) -> None:
         """A record of the delta topic."""
         subscribers = self._subscribers.get(key or b"")
-        if not subscribers or value is None:
+        if not subscribers or value is None or is_sealed(value):
             return
         try:
             delta = decode_delta(value)

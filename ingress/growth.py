@@ -11,6 +11,7 @@ from ingress.homes import Homes
 from ingress.topic_reader import TopicReader
 from schemas.incarnation import parse_incarnation
 from schemas.publishing import PublishError
+from schemas.sealed import is_sealed
 from store.errors import StoreError
 
 log = structlog.get_logger(__name__)
@@ -47,13 +48,17 @@ class Growth:
         self._done_below = done_below
         self._interval = interval
 
+    def waits_for(self, key: bytes | None) -> bool:
+        """Whether a reply of this session must be known, because it may move."""
+        if self._homes.settled or key is None:
+            return False
+        return self._homes.waits_for_answer(key.decode(errors="replace"))
+
     def replied(self, key: bytes | None, value: bytes | None) -> None:
         """A record of the reply topic: who talks without a pause moves between an answer and the next message."""
-        if self._homes.settled or key is None or value is None:
+        if key is None or value is None or is_sealed(value) or not self.waits_for(key):
             return
         session_id = key.decode(errors="replace")
-        if not self._homes.waits_for_answer(session_id):
-            return
         try:
             source = orjson.loads(value)["source"]
             if source is not None and parse_incarnation(source["topic"])[0] == self._inbound_topic:

@@ -1,16 +1,21 @@
 """The reader of the reply or delta topic: every ingress process reads all partitions, for any may hold the socket."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from store.errors import StoreUnavailable
+
 log = structlog.get_logger(__name__)
 
 Deliver = Callable[[bytes | None, bytes | None], None]
 """Takes a record's key and value without waiting."""
+KeyAndValue = tuple[bytes | None, bytes | None]
+Opened = Callable[[Sequence[KeyAndValue]], Awaitable[Sequence[bytes | None]]]
+"""The values of records, opened where somebody waits for them. May raise StoreUnavailable."""
 Offsets = Callable[[AIOKafkaConsumer, list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
@@ -18,8 +23,11 @@ class TopicReader:
     """Reads from the end of the topic as it was at `start`: what was before, the store has. Partitions that are added
     later are read from their beginning."""
 
-    def __init__(self, make_consumer: Callable[[], AIOKafkaConsumer], topic: str, deliver: Deliver) -> None:
+    def __init__(
+        self, make_consumer: Callable[[], AIOKafkaConsumer], topic: str, opened: Opened, deliver: Deliver
+    ) -> None:
         self.topic = topic
+        self._opened = opened
         self._make_consumer = make_consumer
         self._deliver = deliver
         self._partitions = 0
@@ -70,6 +78,16 @@ class TopicReader:
                 log.warning("reader_waits", topic=self.topic, error=str(error) or type(error).__name__)
                 await asyncio.sleep(1.0)
                 continue
-            for records in batches.values():
-                for record in records:
-                    self._deliver(record.key, record.value)
+            for batch in batches.values():
+                records = [(record.key, record.value) for record in batch]
+                for (key, _), value in zip(records, await self._open(records), strict=True):
+                    self._deliver(key, value)
+
+    async def _open(self, records: Sequence[KeyAndValue]) -> Sequence[bytes | None]:
+        """As soon as their keys can be had: until then they can't be read here, nor by a worker that would go on."""
+        while True:
+            try:
+                return await self._opened(records)
+            except StoreUnavailable as error:
+                log.warning("reader_waits", topic=self.topic, error=str(error))
+                await asyncio.sleep(1.0)

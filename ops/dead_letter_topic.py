@@ -11,6 +11,7 @@ from ops.dead_letters import DeadLetter, NotADeadLetter, Place, decode_dead_lett
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import span_reader, whole_topic
+from store.seals import Seals
 
 Advance = Callable[[int, int], None]
 """Takes how many records were read, and of how many."""
@@ -88,13 +89,13 @@ class DeadLetterTopic:
 
 
 @asynccontextmanager
-async def open_dead_letters(connection: KafkaConnection, topic: str) -> AsyncIterator[DeadLetterTopic]:
+async def open_dead_letters(connection: KafkaConnection, seals: Seals, topic: str) -> AsyncIterator[DeadLetterTopic]:
     """The topic `topic` as it is now.
 
     Raises:
         OpsError: no broker answers, or there is no such topic; also for what fails inside the block.
     """
-    async with span_reader(connection, topic) as consumer:
+    async with span_reader(connection, seals=seals, what=topic) as consumer:
         spans = await whole_topic(consumer, topic)
         begins = {place.partition: begin for place, (begin, _) in spans.items()}
         ends = {place.partition: end for place, (_, end) in spans.items()}

@@ -20,6 +20,7 @@ from schemas.errors import InvalidReason
 from schemas.identity import derived_inbound_id
 from schemas.partition import home_partition
 from schemas.publishing import BrokerUnavailable, Position, Publisher, Record, RecordTooLarge
+from schemas.sealed import is_sealed
 
 REDRIVEN = "dlq.redriven"
 """The header of a redriven record: the place of its dead letter."""
@@ -82,6 +83,8 @@ async def plan_redrive(
 def _why_not(letter: DeadLetter, selection: Selection, topics: Collection[str]) -> str | None:
     if letter.origin.topic not in topics:
         return f"no worker reads {letter.origin.topic}: EXTRA_INBOUND_TOPICS"
+    if is_sealed(letter.value):
+        return "erased: its session was deleted"
     if letter.reason in NEVER_A_TURN and letter.reason not in selection.reasons:
         return f"can never become a turn; to send it all the same: --reason {letter.reason}"
     return None
@@ -180,6 +183,7 @@ def redriven_record(letter: DeadLetter, partition: int) -> Record:
         with_identity(letter.value, letter.origin),
         partition,
         [*headers, (REDRIVEN, str(letter.place).encode())],
+        letter.session_id,
     )
 
 

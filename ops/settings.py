@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     session_encryption_enabled: bool = False
     session_encryption_key: SecretStr | None = None
     """Keys of 32 bytes in URL-safe base64, comma-separated: the first encrypts, all decrypt."""
+    topic_encryption_enabled: bool | None = None
+    """Encrypts what the topics keep of a session with keys of its own, which a deletion destroys; with
+    SESSION_ENCRYPTION_KEY around them. None: in production, where SESSION_ENCRYPTION_ENABLED is."""
     redis_url: SecretStr | None = None
     redis_max_connections: Annotated[int, Field(ge=1)] = 50
     redis_socket_timeout: Annotated[float, Field(gt=0)] = 5.0
@@ -206,6 +209,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "SESSION_ENCRYPTION_ENABLED needs SESSION_ENCRYPTION_KEY; make one: supportstream keys generate"
             )
+        if self.topic_encryption_enabled and not (
+            self.session_encryption_enabled and self.session_encryption_key and self.redis_url
+        ):
+            raise ValueError(
+                "TOPIC_ENCRYPTION_ENABLED needs SESSION_ENCRYPTION_ENABLED=true, SESSION_ENCRYPTION_KEY and REDIS_URL"
+            )
         if self.session_fingerprint_strict and not self.session_fingerprinting_enabled:
             raise ValueError("SESSION_FINGERPRINT_STRICT needs SESSION_FINGERPRINTING_ENABLED=true")
         if self.ordering == "lock" and not self.session_locking_enabled:
@@ -243,6 +252,13 @@ class Settings(BaseSettings):
     def redis_form(self) -> str:
         """In which form Redis runs; empty without one."""
         return parse_address(self.redis_url.get_secret_value()).form if self.redis_url else ""
+
+    @property
+    def seals_topics(self) -> bool:
+        """Whether what is published of a session is encrypted."""
+        if self.topic_encryption_enabled is None:
+            return self.environment == "production" and self.session_encryption_enabled
+        return self.topic_encryption_enabled
 
     def encryption_keys(self) -> list[str]:
         """The keys, the encrypting one first; none where encryption is off. In development one is made up for this

@@ -21,6 +21,7 @@ from schemas.errors import NewerSchema, explain
 from schemas.publishing import Publisher, PublishError
 from schemas.records import reply_record
 from schemas.replies import ReplyEvent, decode_reply
+from schemas.sealed import is_sealed
 
 Advance = Callable[[int, int | None], None]
 
@@ -60,7 +61,10 @@ async def export_lines(consumer: AIOKafkaConsumer, topic: str, span: Span, advan
         for place, records in batches.items():
             for record in records:
                 # A worker that lost its connection publishes its last reply once more.
-                if span.takes(record) and record.value and newest.get(place) != record.value:
+                # What was erased is in no export.
+                if not record.value or is_sealed(record.value):
+                    continue
+                if span.takes(record) and newest.get(place) != record.value:
                     newest[place] = record.value
                     if (line := _line(record.value)) is not None:
                         yield line

@@ -20,14 +20,17 @@ MESSAGE_COUNT = "message_count"
 def evolve(session: SessionData | None, event: ReplyEvent) -> SessionData:
     """The session after `event`.
 
-    The first event (`seq` 1) of an epoch starts from nothing, whatever was before. An event that the session is
-    already past is ignored: the first per `seq` wins.
+    The first event (`seq` 1) of an epoch starts from nothing, whatever was before, and a deletion leaves nothing of
+    it. An event that the session is already past is ignored: the first per `seq` wins.
 
     Raises:
         SequenceGap: events between the session and this one are missing.
     """
     if event.seq == 1 and (session is None or event.epoch > session.epoch):
         return _apply(_born(event), event)
+    if isinstance(event, SessionDeleted) and event.applied is not None:
+        is_past = session is not None and (event.epoch, event.seq) <= (session.epoch, session.seq)
+        return session if session is not None and is_past else _tombstone(event, event.applied)
     if session is None:
         raise SequenceGap(f"{event.session_id}: the first event seen is seq {event.seq}, not 1")
     if (event.epoch, event.seq) <= (session.epoch, session.seq):
@@ -89,22 +92,31 @@ def _born(event: ReplyEvent) -> SessionData:
     )
 
 
+def _tombstone(event: SessionDeleted, applied: dict[str, int]) -> SessionData:
+    return SessionData(
+        session_id=event.session_id,
+        epoch=event.epoch,
+        seq=event.seq,
+        version=event.version,
+        request_id=event.inbound_id,
+        applied=applied,
+        updated_at=event.completed_at,
+        deleted=True,
+    )
+
+
+def applied_after(applied: dict[str, int], source: Source | None) -> dict[str, int]:
+    """What is applied once the record at `source` is, too."""
+    if source is None:
+        return applied
+    key = source_key(source)
+    return {**applied, key: max(source.offset, applied.get(key, -1))}
+
+
 def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
-    applied = session.applied
-    if event.source is not None:
-        key = source_key(event.source)
-        applied = {**applied, key: max(event.source.offset, applied.get(key, -1))}
+    applied = applied_after(session.applied, event.source)
     if isinstance(event, SessionDeleted):
-        return SessionData(
-            session_id=session.session_id,
-            epoch=session.epoch,
-            seq=event.seq,
-            version=event.version,
-            request_id=event.inbound_id,
-            applied=applied,
-            updated_at=event.completed_at,
-            deleted=True,
-        )
+        return _tombstone(event, applied)
     answered = isinstance(event, TurnCompleted)
     changes = NO_CHANGES if isinstance(event, TurnFailed) else event.changes or NO_CHANGES
     message = event.message if isinstance(event, TurnCompleted) else None

@@ -10,6 +10,8 @@ Headers = Sequence[tuple[str, bytes]]
 
 _SPECVERSION = ("ce_specversion", b"1.0")
 _CONTENT_TYPE = ("content-type", b"application/json")
+SEALED_CONTENT = b"application/vnd.supportstream.sealed"
+"""The content type of what `schemas.sealed` describes."""
 
 
 def cloud_event_headers(event_id: str, event_type: str, source: str, time: str) -> list[tuple[str, bytes]]:
@@ -22,6 +24,11 @@ def cloud_event_headers(event_id: str, event_type: str, source: str, time: str) 
         ("ce_time", time.encode()),
         _CONTENT_TYPE,
     ]
+
+
+def with_content_type(headers: Headers, content_type: bytes) -> list[tuple[str, bytes]]:
+    """The headers with another content type, where they name one."""
+    return [(name, content_type if name == "content-type" else value) for name, value in headers]
 
 
 def header(headers: Headers, name: str) -> bytes | None:

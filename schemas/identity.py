@@ -25,7 +25,8 @@ def encodable(text: str) -> str:
 
 
 SessionId = Annotated[str, StringConstraints(pattern=SESSION_ID_PATTERN)]
-InboundId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(encodable)]
+MAX_INBOUND_ID = 128
+InboundId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INBOUND_ID), AfterValidator(encodable)]
 
 MINTED_PREFIX = "s-"
 """Session ids that the ingress made start so. They are unguessable and have a token from birth, so nobody

@@ -27,6 +27,8 @@ class Record:
     value: bytes | None
     partition: int | None = None
     headers: list[tuple[str, bytes]] = field(default_factory=list)
+    seal_for: str | None = None
+    """The session whose content the value is: where session keys are on, it is sealed for that. None: it has none."""
 
 
 @frozen()

@@ -123,6 +123,11 @@ class SessionDeleted(Fact):
     """The session is gone; a later message begins a new epoch."""
 
     type: Literal["session.deleted"] = "session.deleted"
+    applied: dict[str, int] | None = None
+    """What the session had applied, with this event: so the tombstone follows from the event alone, when all before it
+    can't be read any more. None in events of before there was that."""
+    keys: list[str] = field(default_factory=list)
+    """The ids of the session's keys, which are destroyed before the event is published; not one that is made later."""
 
 
 ReplyEvent = TurnCompleted | TurnFailed | SessionUpdated | SessionDeleted

@@ -3,11 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-DAY_MS = 24 * 60 * 60 * 1000
+HOUR_MS = 60 * 60 * 1000
+DAY_MS = 24 * HOUR_MS
 MAX_EVENT_BYTES = 1_000_000
 """The largest inbound or reply record; brokers take 1 MiB with its framing unless told otherwise."""
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 """The largest knowledge record: a document with its embeddings."""
+
+
+_FORGETS_WITHIN_A_DAY = {
+    "segment.ms": str(HOUR_MS),
+    "max.compaction.lag.ms": str(6 * HOUR_MS),
+    "min.cleanable.dirty.ratio": "0.01",
+    "delete.retention.ms": str(DAY_MS),
+}
+"""A key whose destruction was published is in the log for an hour until its segment is closed, and six more at most
+until that is compacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,10 @@ class TopicNames:
     @property
     def snapshots(self) -> str:
         return f"{self.prefix}snapshots.v1"
+
+    @property
+    def keys(self) -> str:
+        return f"{self.prefix}keys.v1"
 
     @property
     def dlq(self) -> str:
@@ -72,6 +87,7 @@ def topic_specs(names: TopicNames, partitions: int, replies_retention_ms: int = 
         TopicSpec(names.knowledge, 1, "compact", -1, {"max.message.bytes": str(MAX_DOCUMENT_BYTES)}),
         # A snapshot carries a session's newest events. One partition: growth never leaves an older one in another.
         TopicSpec(names.snapshots, 1, "compact", -1, {"max.message.bytes": str(2 * MAX_EVENT_BYTES)}),
+        TopicSpec(names.keys, 1, "compact", -1, dict(_FORGETS_WITHIN_A_DAY)),
         # A dead letter carries the whole original record and its reason on top.
         TopicSpec(names.dlq, partitions, "delete", 30 * DAY_MS, {"max.message.bytes": str(2 * MAX_EVENT_BYTES)}),
     ]

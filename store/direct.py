@@ -17,6 +17,7 @@ from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, decode_r
 from schemas.session import SessionData
 from store.errors import Conflict, LockLost, Unpublished
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, StoreStats
+from store.seals import NO_KEYS, Seals
 
 UPDATABLE = frozenset({"user_id", "thread_id", "escalated", "metadata", "fingerprint_hash"})
 
@@ -39,12 +40,14 @@ class DirectSessions:
         reply_topic: str,
         partitions: int,
         now: Callable[[], tuple[int, str]],
+        seals: Seals = NO_KEYS,
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._reply_topic = reply_topic
         self._partitions = partitions
         self._now = now
+        self._seals = seals
 
     async def get(self, session_id: str) -> SessionData | None:
         """The session; None when it never was, expired or was deleted."""
@@ -114,14 +117,16 @@ class DirectSessions:
         return after.message_count if field == MESSAGE_COUNT else number(after.metadata.get(field))
 
     async def delete(self, session_id: str) -> bool:
-        """Forgets the session; a tombstone keeps its place. Returns whether there was one. Raises as `update`."""
+        """Forgets the session and destroys its keys; a tombstone keeps its place. Returns whether there was one.
+        Raises as `update`."""
         if not await self._store.exists(session_id):
             return False
+        key_ids = await self._seals.ids_of(session_id)
 
         def decide(before: SessionData | None) -> ReplyEvent:
             if before is None or before.deleted:
                 raise _NothingThere
-            return SessionDeleted(**self._fields(session_id, before))
+            return SessionDeleted(**self._fields(session_id, before), applied=before.applied, keys=key_ids)
 
         try:
             await self._write(session_id, decide, atomic=True)
@@ -189,5 +194,7 @@ class DirectSessions:
             await self._publish(decode_reply(newest), newest)
 
     async def _publish(self, fact: ReplyEvent, value: bytes) -> None:
+        if isinstance(fact, SessionDeleted):
+            await self._seals.destroy(fact.session_id, fact.keys)
         record = reply_record(fact, value, topic=self._reply_topic, partitions=self._partitions, source="/store/direct")
         await self._publisher.publish(record)

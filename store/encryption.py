@@ -80,6 +80,11 @@ class SessionCipher:
         self.key_ids = tuple(key_id.hex() for key_id in ids)
         self.key_id = self.key_ids[0]
 
+    @staticmethod
+    def sealed_by(sealed: bytes) -> str:
+        """The id of the key that sealed it, whether it is known here or not."""
+        return sealed[1:_NONCE_AT].hex()
+
     def seal(self, session_id: str, data: bytes) -> bytes:
         nonce = os.urandom(12)
         sealed: bytes = _of_session(self._sealing, session_id).encrypt(nonce, data, None)

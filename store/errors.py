@@ -21,6 +21,14 @@ class WrongKey(StoreUnavailable):
     """What is stored can't be decrypted with the keys that are set; with the right ones it can."""
 
 
+class KeyDestroyed(StoreError):
+    """What was sealed can't be read by anybody any more: its session was deleted."""
+
+
+class KeysUnavailable(StoreUnavailable):
+    """The keys of sessions can't be read or written at the moment."""
+
+
 class Conflict(StoreError):
     """Somebody else wrote in between, and the write was not to be tried again."""
 

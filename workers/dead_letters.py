@@ -12,7 +12,8 @@ class DeadLetters:
         self._topic = topic
 
     async def write(self, taken: Taken, *, reason: str, error: str, attempts: int, failed_at: str) -> None:
-        """Original key, value and headers, and beside them where the record stood and why it is here.
+        """Original key, value (as it came, or sealed) and headers, and beside them where the record stood and why it is
+        here.
 
         Raises:
             PublishError: the record is not in the topic, so its offset must not be marked done.
@@ -30,4 +31,6 @@ class DeadLetters:
         ]
         # aiokafka sends no record that has neither key nor value.
         value = b"" if record.value is None and record.key is None else record.value
-        await self._publisher.publish(Record(self._topic, record.key, value, headers=headers))
+        await self._publisher.publish(
+            Record(self._topic, record.key, value, headers=headers, seal_for=taken.session_id)
+        )

@@ -1,9 +1,10 @@
 """What one inbound event does to a session: a pure function from event, state and answer to the reply event."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
-from schemas.fold import fact_fields, metadata_after, source_key
+from schemas.fold import applied_after, fact_fields, metadata_after, source_key
 from schemas.frozen import frozen
 from schemas.identity import turn_id
 from schemas.inbound import (
@@ -113,15 +114,21 @@ def failed(
     )
 
 
-def decided(event: InboundEvent, source: Source, session: SessionData | None, now: Moment) -> ReplyEvent | None:
-    """The fact that follows from an event which needs no answer; None where nothing follows."""
+def decided(
+    event: InboundEvent, source: Source, session: SessionData | None, now: Moment, *, key_ids: Sequence[str] = ()
+) -> ReplyEvent | None:
+    """The fact that follows from an event which needs no answer; None where nothing follows. `key_ids` are those of
+    the session's keys, for a deletion."""
     match event:
         case SessionUpdate():
             return SessionUpdated(
                 **_of(event, source, session, now), actor="system", changes=effective(event.changes, session)
             )
         case SessionDelete():
-            return SessionDeleted(**_of(event, source, session, now), actor="system")
+            applied = applied_after(session.applied if session else {}, source)
+            return SessionDeleted(
+                **_of(event, source, session, now), actor="system", applied=applied, keys=list(key_ids)
+            )
         case Feedback():
             if session is None or session.deleted or event.seq > session.seq:
                 return None

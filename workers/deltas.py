@@ -40,7 +40,13 @@ class DeltaStream:
             text, self._pending = self._pending, ""
             delta = Delta(session_id=self._session_id, inbound_id=self._inbound_id, n=self._count, text=text)
             self._count += 1
-            record = Record(self._topic, self._session_id.encode(), encode_delta(delta), self._partition)
+            record = Record(
+                self._topic,
+                self._session_id.encode(),
+                encode_delta(delta),
+                self._partition,
+                seal_for=self._session_id,
+            )
             try:
                 await self._publisher.publish(record)
             except PublishError as error:

@@ -1,6 +1,7 @@
 """A record on its way through the worker."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from schemas.errors import InvalidRecord
@@ -8,6 +9,7 @@ from schemas.frozen import frozen
 from schemas.identity import is_session_id
 from schemas.inbound import InboundEvent, decode_inbound
 from schemas.replies import Source
+from schemas.sealed import is_sealed, parse_sealed
 from store.protocol import Fence
 
 
@@ -72,7 +74,8 @@ class Assignment:
 
 @frozen()
 class Taken:
-    """A record that this worker took, decoded: `event`, or why it is `invalid`."""
+    """A record that this worker took, decoded: `event`, or why it is `invalid`; neither while it is sealed, or when it
+    was erased."""
 
     record: KafkaRecord
     assignment: Assignment
@@ -84,6 +87,10 @@ class Taken:
     invalid: InvalidRecord | None
     source: Source
     """Where the record stands."""
+    is_sealed: bool = False
+    """Opened, and decoded, only when it is its turn: the key may have to be asked for."""
+    is_erased: bool = False
+    """Nobody can open it any more; the session was deleted while it was on its way."""
 
     @property
     def lane(self) -> str:
@@ -97,11 +104,45 @@ def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     if isinstance(record, UnreadableRecord):
         unreadable = InvalidRecord("unreadable", f"The Kafka client can't decode the record: {record.error}")
         return Taken(record, assignment, now, None, None, unreadable, source)
+    if is_sealed(record.value):
+        return _take_sealed(record, record.value or b"", assignment, now, source)
+    return _decoded(record, record.value, assignment, now, source)
+
+
+def opened(taken: Taken, value: bytes) -> Taken:
+    """A sealed record, with what was in it."""
+    return _decoded(taken.record, value, taken.assignment, taken.taken_at, taken.source)
+
+
+def erased(taken: Taken) -> Taken:
+    """A sealed record that nobody can open any more."""
+    return replace(taken, is_sealed=False, is_erased=True)
+
+
+def changed(taken: Taken) -> Taken:
+    """A sealed record that is not as it was sealed."""
+    invalid = InvalidRecord("unreadable", "The record was changed after it was sealed.")
+    return replace(taken, is_sealed=False, invalid=invalid)
+
+
+def _decoded(record: KafkaRecord, value: bytes | None, assignment: Assignment, now: float, source: Source) -> Taken:
     try:
-        event = decode_inbound(record.value, record.key, assignment.log, record.partition, record.offset)
+        event = decode_inbound(value, record.key, assignment.log, record.partition, record.offset)
     except InvalidRecord as error:
         return Taken(record, assignment, now, error.session_id or _session_of_key(record.key), None, error, source)
     return Taken(record, assignment, now, event.session_id, event, None, source)
+
+
+def _take_sealed(record: KafkaRecord, value: bytes, assignment: Assignment, now: float, source: Source) -> Taken:
+    try:
+        session_id = parse_sealed(value).session_id
+    except ValueError as error:
+        invalid = InvalidRecord("unreadable", f"The record can't be read: {error}.")
+        return Taken(record, assignment, now, _session_of_key(record.key), None, invalid, source)
+    if not is_session_id(session_id) or (record.key is not None and record.key != session_id.encode()):
+        invalid = InvalidRecord("key_mismatch", "The record's key is not the session that it was sealed for.")
+        return Taken(record, assignment, now, _session_of_key(record.key), None, invalid, source)
+    return Taken(record, assignment, now, session_id, None, None, source, is_sealed=True)
 
 
 def _session_of_key(key: bytes | None) -> str | None:

@@ -19,8 +19,10 @@ from schemas.errors import SequenceGap
 from schemas.fold import evolve
 from schemas.partition import home_partition
 from schemas.replies import ReplyEvent, SessionDeleted, decode_reply
+from schemas.sealed import is_sealed
 from schemas.session import RECENT_EVENTS, SessionData
 from store.protocol import Fence, SessionStore
+from store.seals import NO_KEYS, Seals
 from workers.errors import LogCut
 from workers.incarnations import Incarnations
 from workers.records import Partition
@@ -50,7 +52,11 @@ class _Rebuilt:
     partition."""
 
     def take(self, event: ReplyEvent, value: bytes) -> None:
-        self.held[event.epoch, event.seq] = (event, value)
+        try:
+            self._apply(event, value)
+        except SequenceGap:
+            self.held[event.epoch, event.seq] = (event, value)
+            return
         for place in sorted(self.held):
             try:
                 self._apply(*self.held[place])
@@ -81,6 +87,7 @@ class StoreRepair:
         partitions: Callable[[], int],
         incarnations: Incarnations,
         observer: RepairObserver,
+        seals: Seals = NO_KEYS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`partitions` tells how many the inbound topic has now."""
@@ -91,10 +98,12 @@ class StoreRepair:
         self._partitions = partitions
         self._incarnations = incarnations
         self._observer = observer
+        self._seals = seals
         self._clock = clock
 
     def noticed(self, sign: str) -> None:
         log.warning("store_forgot", sign=sign)
+        self._seals.distrust_index()
         self._observer.store_forgot(sign)
 
     async def run(self, partitions: Iterable[Partition], fence: Fence) -> None:
@@ -174,9 +183,13 @@ class StoreRepair:
 
     async def _fold(self, records: list[Any], rebuilt: dict[str, _Rebuilt]) -> None:
         events: list[tuple[ReplyEvent, bytes]] = []
-        for record in records:
+        values = await self._seals.opened([record.value for record in records])
+        for record, value in zip(records, values, strict=True):
+            if is_sealed(value):
+                # Erased; the deletion that follows can be read.
+                continue
             try:
-                events.append((decode_reply(record.value or b""), record.value))
+                events.append((decode_reply(value or b""), value or b""))
             except ValidationError as error:
                 log.error("reply_unreadable", partition=record.partition, offset=record.offset, error=str(error))
         for session_id in {event.session_id for event, _ in events} - rebuilt.keys():

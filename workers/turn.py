@@ -19,16 +19,18 @@ import structlog
 
 from schemas.fold import evolve, source_key
 from schemas.headers import header
-from schemas.identity import derived_inbound_id
-from schemas.inbound import Message
+from schemas.identity import MAX_INBOUND_ID, derived_inbound_id
+from schemas.inbound import Message, SessionDelete
 from schemas.partition import home_partition
 from schemas.publishing import Publisher
 from schemas.records import reply_record
-from schemas.replies import ReplyEvent, Source, TurnFailed, decode_reply, encode_reply
+from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnFailed, decode_reply, encode_reply
 from schemas.session import SessionData
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
+from store.errors import CorruptSession, KeyDestroyed
 from store.l1 import L1Cache
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale
+from store.seals import NO_KEYS, Seals
 from workers.cancellations import Cancellations
 from workers.clock import Moment, utc_now
 from workers.decision import Draft, completed, customer_message, decided, failed
@@ -37,7 +39,7 @@ from workers.errors import NotOwner, PermanentError, StoreForgot
 from workers.generation.protocol import Generator, Question, Retrieval, Retriever
 from workers.marks import ReplyMarks
 from workers.observer import LockReason, Observer
-from workers.records import Taken
+from workers.records import Taken, changed, erased, opened
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +68,7 @@ class TurnParts:
     cancellations: Cancellations
     observer: Observer
     marks: ReplyMarks
+    seals: Seals = NO_KEYS
     lock_everything: bool = False
     """`ordering=lock`: run every turn under the lock, for comparison and for topics that are not keyed."""
 
@@ -91,6 +94,8 @@ class TurnProcessor:
             NotOwner: somebody else has the partition.
             StoreForgot, StoreReplaced: the store may have lost writes; repair it first.
         """
+        if taken.is_sealed:
+            taken = await self._opened(taken)
         if taken.invalid is not None and failure is None:
             raise taken.invalid
         session_id = taken.session_id
@@ -103,6 +108,14 @@ class TurnProcessor:
         log.debug("lock_path", reason=reason, session_id=session_id, topic=taken.record.topic)
         async with self._parts.store.lock(session_id) as fence:
             await self._turn(taken, session_id, fence, failure)
+
+    async def _opened(self, taken: Taken) -> Taken:
+        try:
+            return opened(taken, await self._parts.seals.open(taken.record.value or b""))
+        except KeyDestroyed:
+            return erased(taken)
+        except CorruptSession:
+            return changed(taken)
 
     def _lock_reason(self, taken: Taken, session_id: str) -> LockReason | None:
         """Why the partition gives no ownership of this record's session; None where it does."""
@@ -118,9 +131,7 @@ class TurnProcessor:
     async def _turn(self, taken: Taken, session_id: str, fence: Fence, failure: Failure | None) -> None:
         parts = self._parts
         record, source = taken.record, taken.source
-        inbound_id = (
-            taken.event.id if taken.event else derived_inbound_id(source.topic, source.partition, source.offset)
-        )
+        inbound_id = _inbound_id(taken)
         owned = fence.kind == "partition"
         session, unpublished = await self._load(session_id, source, owned)
         while True:
@@ -156,7 +167,7 @@ class TurnProcessor:
                         parts.l1.put(after, taken.assignment.partition, parts.store.ttl_of(after))
                 case Already(stored):
                     parts.l1.drop(session_id)
-                    reply = stored
+                    fact, reply = decode_reply(stored), stored
                 case Stale(version):
                     parts.observer.stale_write()
                     parts.l1.drop(session_id)
@@ -209,6 +220,19 @@ class TurnProcessor:
         session: SessionData | None,
         failure: Failure | None,
     ) -> ReplyEvent | None:
+        if taken.is_erased and failure is None:
+            error = "The session was deleted while the message was on its way. Send it again."
+            return failed(
+                session_id,
+                inbound_id,
+                source,
+                session,
+                self._now(),
+                code="erased",
+                error=error,
+                attempts=1,
+                redrivable=False,
+            )
         if failure is not None or taken.event is None:
             failure = failure or Failure("invalid", str(taken.invalid), 1)
             return failed(
@@ -223,7 +247,8 @@ class TurnProcessor:
             )
         if isinstance(taken.event, Message):
             return await self._answer(taken, source, taken.event, session)
-        return decided(taken.event, source, session, self._now())
+        key_ids = await self._parts.seals.ids_of(session_id) if isinstance(taken.event, SessionDelete) else ()
+        return decided(taken.event, source, session, self._now(), key_ids=key_ids)
 
     async def _answer(self, taken: Taken, source: Source, event: Message, session: SessionData | None) -> ReplyEvent:
         if self._parts.cancellations.requested(event.session_id, event.id):
@@ -269,6 +294,9 @@ class TurnProcessor:
             self._parts.observer.republished()
 
     async def _publish(self, fact: ReplyEvent, reply: bytes, traceparent: bytes | None) -> None:
+        if isinstance(fact, SessionDeleted):
+            # Before anybody hears of it: whoever does may rely on that nothing from before can be read.
+            await self._parts.seals.destroy(fact.session_id, fact.keys)
         record = reply_record(
             fact,
             reply,
@@ -279,3 +307,12 @@ class TurnProcessor:
         )
         position = await self._parts.publisher.publish(record)
         self._parts.marks.published(position)
+
+
+def _inbound_id(taken: Taken) -> str:
+    """Of a record that can't be read any more, as its header says: whoever sent it waits for an answer to that."""
+    if taken.event is not None:
+        return taken.event.id
+    if taken.is_erased and (named := header(taken.record.headers, "ce_id")):
+        return named.decode(errors="replace")[:MAX_INBOUND_ID]
+    return derived_inbound_id(taken.source.topic, taken.source.partition, taken.source.offset)

@@ -2,6 +2,8 @@
 
 import base64
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,6 +20,7 @@ from ops.errors import OpsError, UsageError
 from ops.redrive import Plan, Redrive, Report, plan_redrive
 from ops.settings import Settings
 from schemas.publishing import PublishError
+from schemas.sealed import is_sealed
 from schemas.topics import MAX_EVENT_BYTES
 
 app = typer.Typer(help="Dead letters: records that could not be answered.", no_args_is_help=True)
@@ -54,7 +57,7 @@ async def _list(settings: Settings, selection: Selection, limit: int, as_json: b
     # What a letter says of itself, without its value: a page of those would be large.
     found: list[tuple[datetime, Place, dict[str, Any]]] = []
     total = 0
-    async with open_dead_letters(wiring.kafka_connection(settings), wiring.topic_names(settings).dlq) as topic:
+    async with _opened(settings) as topic:
         with progress("Reading dead letters") as advance:
             async for letter in topic.read(selection.since, advance):
                 if selection.takes(letter):
@@ -125,8 +128,18 @@ def show(
     out.print(f"\n{harmless(_pretty(letter.value))}", markup=False)
 
 
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[DeadLetterTopic]:
+    connection = wiring.kafka_connection(settings)
+    async with (
+        wiring.session_keys(settings, connection) as seals,
+        open_dead_letters(connection, seals, wiring.topic_names(settings).dlq) as topic,
+    ):
+        yield topic
+
+
 async def _read(settings: Settings, place: Place) -> DeadLetter:
-    async with open_dead_letters(wiring.kafka_connection(settings), wiring.topic_names(settings).dlq) as topic:
+    async with _opened(settings) as topic:
         return await topic.at(place)
 
 
@@ -143,6 +156,8 @@ def _readable(data: bytes | None) -> str | None:
 
 
 def _pretty(value: bytes | None) -> str:
+    if is_sealed(value):
+        return "(erased: its session was deleted)"
     try:
         return orjson.dumps(orjson.loads(value or b""), option=orjson.OPT_INDENT_2).decode()
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deep to be written again
@@ -170,7 +185,7 @@ async def _redrive(
     settings: Settings, selection: Selection, limit: int | None, *, execute: bool, as_json: bool
 ) -> None:
     names = wiring.topic_names(settings)
-    async with open_dead_letters(wiring.kafka_connection(settings), names.dlq) as topic:
+    async with _opened(settings) as topic:
         with progress("Reading dead letters") as advance:
             letters = topic.read(selection.since, advance)
             plan = await plan_redrive(letters, selection, {names.inbound, *settings.extra_inbound_topics}, limit)
@@ -193,15 +208,18 @@ async def _execute(
     settings: Settings, topic: DeadLetterTopic, plan: Plan, selection: Selection, report: Report
 ) -> None:
     # As large as a dead letter may be; what the original topic takes, its broker says.
-    kafka = wiring.publisher(settings, wiring.kafka_connection(settings), max_record_bytes=2 * MAX_EVENT_BYTES)
+    connection = wiring.kafka_connection(settings)
+    kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
     try:
         names = {letter.origin.topic for letter in plan.letters}
         partitions = {name: await kafka.partitions_of(name) for name in names}
-        redrive = Redrive(kafka, wiring.topic_names(settings).inbound, partitions)
-        with progress("Sending back") as advance:
-            letters = topic.read(selection.since, lambda _done, _total: None)
-            async for through in redrive.run(letters, plan, report):
-                advance(through, len(plan.letters))
+        async with wiring.session_keys(settings, connection) as seals:
+            publisher = wiring.sealing(settings, kafka, seals)
+            redrive = Redrive(publisher, wiring.topic_names(settings).inbound, partitions)
+            with progress("Sending back") as advance:
+                letters = topic.read(selection.since, lambda _done, _total: None)
+                async for through in redrive.run(letters, plan, report):
+                    advance(through, len(plan.letters))
     except PublishError as error:
         raise OpsError(str(error)) from error
     finally:

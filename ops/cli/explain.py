@@ -52,7 +52,8 @@ def explain(
 
 async def _search(settings: Settings, wanted: str, session: str | None, since: datetime, turns: int) -> list[Timeline]:
     topics = wiring.topic_names(settings)
-    async with span_reader(wiring.kafka_connection(settings)) as consumer:
+    connection = wiring.kafka_connection(settings)
+    async with wiring.session_keys(settings, connection) as seals, span_reader(connection, seals=seals) as consumer:
         search = Search(
             consumer,
             topics,
@@ -63,7 +64,10 @@ async def _search(settings: Settings, wanted: str, session: str | None, since: d
             turns=turns,
         )
         with progress("Searching records") as advance:
-            return await search.run(advance)
+            found = await search.run(advance)
+        if not found and search.erased:
+            raise OpsError(f"{search.erased} records are about {wanted}, and were erased: the session was deleted")
+        return found
 
 
 def _print(each: Timeline) -> None:

@@ -9,6 +9,7 @@ from ops.cli import (
     chat,
     check,
     dlq,
+    erase,
     explain,
     keys,
     knowledge,
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (processes, publish, chat, check, verify, replay, explain, transfer, whatif):
+for module in (processes, publish, chat, check, verify, replay, explain, transfer, whatif, erase):
     module.register(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(knowledge.app, name="knowledge")

@@ -77,7 +77,10 @@ async def _ingress(settings: Settings) -> None:
     store = wiring.shared_session_store(settings)
     try:
         with listen(settings.api_host, settings.api_port) as listener:
-            async with ingress_app(settings, connection, store, Metrics()) as (app, edge):
+            async with (
+                wiring.session_keys(settings, connection) as seals,
+                ingress_app(settings, connection, store, seals, Metrics()) as (app, edge),
+            ):
                 stop.then(edge.close_all)
                 started()
                 await serve(app, listener, stop)
@@ -99,7 +102,10 @@ async def _worker(settings: Settings) -> None:
     store = wiring.shared_session_store(settings, watch_for_loss=True)
     metrics = Metrics()
     try:
-        async with running_worker(settings, connection, store, metrics) as running:
+        async with (
+            wiring.session_keys(settings, connection) as seals,
+            running_worker(settings, connection, store, seals, metrics) as running,
+        ):
             started()
             if not settings.worker_port:
                 await stop.wait()

@@ -44,10 +44,16 @@ def publish(
 
 
 async def _publish(settings: Settings, event: InboundEvent) -> Position:
-    kafka = wiring.publisher(settings, wiring.kafka_connection(settings), max_record_bytes=MAX_EVENT_BYTES)
+    connection = wiring.kafka_connection(settings)
+    kafka = wiring.publisher(settings, connection, max_record_bytes=MAX_EVENT_BYTES)
     topic = wiring.topic_names(settings).inbound
+    session_id = event.session_id
     try:
-        return await kafka.publish(Record(topic, event.session_id.encode(), encode_inbound(event)))
+        async with wiring.session_keys(settings, connection) as seals:
+            publisher = wiring.sealing(settings, kafka, seals)
+            return await publisher.publish(
+                Record(topic, session_id.encode(), encode_inbound(event), seal_for=session_id)
+            )
     except PublishError as error:
         raise OpsError(str(error)) from error
     finally:

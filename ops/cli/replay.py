@@ -1,6 +1,7 @@
 """`replay`."""
 
 import os
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -118,36 +119,36 @@ async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[O
     """
     whole = how.execute or how.snapshot
     topics = wiring.topic_names(settings)
-    store = wiring.shared_session_store(settings)
-    copy = wiring.working_copy(settings, selection, whole=whole)
     try:
-        connection = wiring.kafka_connection(settings)
-        incarnations = Incarnations(store)
-        await incarnations.learn([topics.replies])
-        it = Rebuild(
-            connection,
-            topics.replies,
-            copy,
-            selection,
-            ttl_seconds=settings.redis_session_ttl_seconds,
-            processes=how.processes,
-            records_per_second=how.records_per_second,
-            read_elsewhere=ReadElsewhere(settings, selection, whole=whole),
-            snapshots=None if how.from_start else Snapshots(topics.snapshots, incarnations.name(topics.replies)),
-        )
-        if not how.snapshot:
-            return await it.run(progress, execute=how.execute), None
-        kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
-        try:
-            writing = SnapshotWriting(kafka, topics.snapshots)
+        async with AsyncExitStack() as stack:
+            store = wiring.shared_session_store(settings)
+            stack.push_async_callback(store.close)
+            copy = wiring.working_copy(settings, selection, whole=whole)
+            stack.push_async_callback(copy.close)
+            connection = wiring.kafka_connection(settings)
+            seals = await stack.enter_async_context(wiring.session_keys(settings, connection))
+            incarnations = Incarnations(store)
+            await incarnations.learn([topics.replies])
+            it = Rebuild(
+                connection,
+                topics.replies,
+                copy,
+                selection,
+                ttl_seconds=settings.redis_session_ttl_seconds,
+                processes=how.processes,
+                records_per_second=how.records_per_second,
+                read_elsewhere=ReadElsewhere(settings, selection, whole=whole),
+                snapshots=None if how.from_start else Snapshots(topics.snapshots, incarnations.name(topics.replies)),
+                seals=seals,
+            )
+            if not how.snapshot:
+                return await it.run(progress, execute=how.execute), None
+            kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
+            stack.push_async_callback(kafka.close)
+            writing = SnapshotWriting(wiring.sealing(settings, kafka, seals), topics.snapshots)
             return await it.snapshot(progress, writing), writing
-        finally:
-            await kafka.close()
     except StoreError as error:
         raise OpsError(str(error)) from error
-    finally:
-        await copy.close()
-        await store.close()
 
 
 def _snapshot_document(outcome: Outcome, written: SnapshotWriting) -> dict[str, Any]:
@@ -171,6 +172,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "records_read_before": outcome.resumed_at,
         "snapshots": outcome.snapshots,
         "records_unreadable": outcome.unreadable,
+        "records_erased": outcome.erased,
         "seconds_reading": round(outcome.seconds_reading, 3),
         "first": [asdict(each) for each in outcome.first],
     }
@@ -183,6 +185,8 @@ def _print_reading(outcome: Outcome) -> None:
     before = f", after {outcome.resumed_at} that an earlier run had read" if outcome.resumed_at else ""
     took = f"{outcome.seconds_reading:.1f} s ({rate:,.0f}/s)"
     out.print(f"{outcome.records} records read in {took}{before}", markup=False)
+    if outcome.erased:
+        out.print(f"{outcome.erased} records were erased, and left out", markup=False)
     if outcome.unreadable:
         out.print(f"{outcome.unreadable} records can't be read and were left out", markup=False)
 

@@ -167,8 +167,9 @@ async def _delete(settings: Settings, session_id: str) -> bool:
     store = wiring.shared_session_store(settings)
     try:
         partitions = await kafka.partitions_of(wiring.topic_names(settings).replies)
-        sessions = wiring.direct_sessions(settings, store=store, kafka=kafka, partitions=partitions)
-        return await sessions.delete(session_id)
+        async with wiring.session_keys(settings, connection) as seals:
+            sessions = wiring.direct_sessions(settings, store=store, kafka=kafka, seals=seals, partitions=partitions)
+            return await sessions.delete(session_id)
     except (StoreError, PublishError) as error:
         raise OpsError(str(error)) from error
     finally:

@@ -43,7 +43,8 @@ def export(
 
 async def _export(settings: Settings, span: Span) -> int:
     count = 0
-    async with span_reader(wiring.kafka_connection(settings)) as consumer:
+    connection = wiring.kafka_connection(settings)
+    async with wiring.session_keys(settings, connection) as seals, span_reader(connection, seals=seals) as consumer:
         with progress("Reading records") as advance:
             async for line in export_lines(consumer, wiring.topic_names(settings).replies, span, advance):
                 sys.stdout.buffer.write(line)
@@ -81,8 +82,10 @@ async def _import(settings: Settings, lines: Iterable[bytes]) -> int:
     try:
         await kafka.start()
         partitions = await kafka.partitions_of(topic)
-        with progress("Publishing events") as advance:
-            return await import_events(read_lines(lines), kafka, topic, partitions, advance)
+        async with wiring.session_keys(settings, connection) as seals:
+            publisher = wiring.sealing(settings, kafka, seals)
+            with progress("Publishing events") as advance:
+                return await import_events(read_lines(lines), publisher, topic, partitions, advance)
     except PublishError as error:
         raise OpsError(str(error)) from error
     finally:

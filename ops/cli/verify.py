@@ -60,15 +60,18 @@ def verify(
 async def _verify(settings: Settings, span: Span, wait: float) -> Findings:
     store = wiring.shared_session_store(settings)
     try:
-        verification = Verification(
-            wiring.kafka_connection(settings),
-            wiring.topic_names(settings),
-            settings.extra_inbound_topics,
-            settings.consumer_group,
-            store,
-        )
-        with progress("Reading records") as advance:
-            return await verification.run(span, wait, advance)
+        connection = wiring.kafka_connection(settings)
+        async with wiring.session_keys(settings, connection) as seals:
+            verification = Verification(
+                connection,
+                wiring.topic_names(settings),
+                settings.extra_inbound_topics,
+                settings.consumer_group,
+                store,
+                seals=seals,
+            )
+            with progress("Reading records") as advance:
+                return await verification.run(span, wait, advance)
     finally:
         await store.close()
 

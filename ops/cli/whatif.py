@@ -27,6 +27,7 @@ from ops.whatif.page import HEADINGS, page, score
 from ops.whatif.run import Recorded, answered_again, recorded_turns
 from ops.wiring.generation import generator_of
 from schemas.replies import Reply
+from store.seals import Seals
 
 _MEANINGS: dict[Kind, str] = {
     "newly_refused": "had an answer, and would be offered a person",
@@ -106,7 +107,8 @@ async def _whatif(settings: Settings, span: Span, limit: int, directory: Path | 
         raise UsageError(f"The generator {generator.name} uses no knowledge; leave out --knowledge")
     files = knowledge_files(directory) if directory is not None else None
     connection, topics = wiring.kafka_connection(settings), wiring.topic_names(settings)
-    recorded = await _recorded(connection, topics.replies, span, limit)
+    async with wiring.session_keys(settings, connection) as seals:
+        recorded = await _recorded(connection, seals, topics.replies, span, limit)
     if not recorded.turns:
         raise OpsError(f"No message was answered {_when(span)}; look further back with --since 7d")
     async with AsyncExitStack() as stack:
@@ -119,8 +121,8 @@ async def _whatif(settings: Settings, span: Span, limit: int, directory: Path | 
     return _Found(span, recorded, compared, generator.name, now_known, directory)
 
 
-async def _recorded(connection: KafkaConnection, topic: str, span: Span, limit: int) -> Recorded:
-    async with span_reader(connection) as consumer:
+async def _recorded(connection: KafkaConnection, seals: Seals, topic: str, span: Span, limit: int) -> Recorded:
+    async with span_reader(connection, seals=seals) as consumer:
         with progress("Reading replies") as advance:
             return await recorded_turns(consumer, topic, span, limit, advance)
 

@@ -17,6 +17,7 @@ from schemas.errors import NewerSchema
 from schemas.partition import home_partition
 from schemas.publishing import Position
 from schemas.replies import decode_reply
+from schemas.sealed import is_sealed
 from schemas.topics import TopicNames
 
 Advance = Callable[[int, int | None], None]
@@ -58,6 +59,8 @@ class Search:
         self._since = since
         self._turns = turns
         self._by_id: dict[str, _Found] = defaultdict(_Found)
+        self.erased = 0
+        """Records of the session that nobody can read any more."""
 
     async def run(self, advance: Advance) -> list[Timeline]:
         """Oldest first; empty when nothing is about `wanted`.
@@ -96,6 +99,9 @@ class Search:
     def _take(self, record: Any) -> None:
         about_session = record.key == self._wanted_bytes
         if not about_session and self._wanted_bytes not in (record.value or b"") and not self._names_place(record):
+            return
+        if is_sealed(record.value):
+            self.erased += 1
             return
         if record.topic == self._topics.replies:
             self._take_reply(record)

@@ -1,8 +1,9 @@
 """Reading what a topic holds now, without a consumer group."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,21 +12,37 @@ from aiokafka.errors import KafkaError
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from schemas.sealed import is_sealed
+from store.errors import StoreError
+from store.seals import NO_KEYS, Seals
 
 _SILENCE_SECONDS = 30.0
 _POLL_MS = 1_000
 
+GetMany = Callable[..., Awaitable[dict[TopicPartition, list[Any]]]]
 Spans = dict[TopicPartition, tuple[int, int]]
 """Per partition where to begin and where to end."""
 
 
 @asynccontextmanager
-async def span_reader(connection: KafkaConnection, what: str = "Kafka") -> AsyncIterator[AIOKafkaConsumer]:
+async def span_reader(
+    connection: KafkaConnection, *, seals: Seals = NO_KEYS, what: str = "Kafka"
+) -> AsyncIterator[AIOKafkaConsumer]:
     """A started `KafkaConnection.span_reader`, for the block. `what` is what an error says can't be read.
+
+    What it reads is opened; a value that is still sealed (`schemas.sealed`) was erased.
 
     Raises:
         OpsError: no broker answers; also for what Kafka refuses inside the block.
     """
+    async with started_reader(connection, what) as consumer:
+        consumer.getmany = _opening(consumer.getmany, seals)
+        yield consumer
+
+
+@asynccontextmanager
+async def started_reader(connection: KafkaConnection, what: str = "Kafka") -> AsyncIterator[AIOKafkaConsumer]:
+    """As `span_reader`, but what it reads is as it stands in the topic."""
     consumer = connection.span_reader()
     try:
         await consumer.start()
@@ -34,6 +51,21 @@ async def span_reader(connection: KafkaConnection, what: str = "Kafka") -> Async
         raise OpsError(f"{what} at {connection.bootstrap_servers} can't be read: {error}") from error
     finally:
         await consumer.stop()
+
+
+def _opening(getmany: GetMany, seals: Seals) -> GetMany:
+    async def getmany_opened(*places: TopicPartition, **arguments: Any) -> dict[TopicPartition, list[Any]]:
+        batches = await getmany(*places, **arguments)
+        for place, records in batches.items():
+            if any(is_sealed(record.value) for record in records):
+                try:
+                    values = await seals.opened([record.value for record in records])
+                except StoreError as error:
+                    raise OpsError(f"{place.topic} can't be read: {error}") from error
+                batches[place] = [replace(record, value=value) for record, value in zip(records, values, strict=True)]
+        return batches
+
+    return getmany_opened
 
 
 async def whole_topic(consumer: AIOKafkaConsumer, topic: str) -> Spans:

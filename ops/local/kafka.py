@@ -61,6 +61,11 @@ class KafkaServer:
         return self.node.address
 
     @property
+    def data(self) -> Path:
+        """Where its partitions are."""
+        return self._directory / "data"
+
+    @property
     def server(self) -> ServerProcess:
         """The process, to kill or pause.
 
@@ -117,7 +122,7 @@ class KafkaServer:
 
     def _prepare(self) -> ServerProcess:
         jars, java = find_jars(), find_java()
-        data = self._directory / "data"
+        data = self.data
         config = self._directory / "server.properties"
         self._directory.mkdir(parents=True, exist_ok=True)
         config.write_text(server_properties(self.node, self._nodes, data), encoding="utf-8")

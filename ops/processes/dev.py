@@ -59,9 +59,10 @@ async def development(settings: Settings, stop: StopSignal, *, broker_port: int 
         store = wiring.session_store(settings)
         stack.push_async_callback(store.close)
         metrics = Metrics()
-        worker = await stack.enter_async_context(running_worker(settings, connection, store, metrics, embedder))
+        seals = await stack.enter_async_context(wiring.session_keys(settings, connection))
+        worker = await stack.enter_async_context(running_worker(settings, connection, store, seals, metrics, embedder))
         app, edge = await stack.enter_async_context(
-            ingress_app(settings, connection, store, metrics, {"worker": worker.ready})
+            ingress_app(settings, connection, store, seals, metrics, {"worker": worker.ready})
         )
         stop.then(edge.close_all)
         server = asyncio.create_task(serve(app, listener, stop), name="server")

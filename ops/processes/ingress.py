@@ -1,7 +1,7 @@
 """The ingress process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from ingress.app import IngressParts, WithSockets, create_app
 from ingress.edge import Edge
 from ingress.health import Check
-from ingress.topic_reader import TopicReader
+from ingress.topic_reader import KeyAndValue, TopicReader
 from ops import wiring
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
@@ -21,9 +21,11 @@ from ops.settings import Settings
 from ops.store_report import store_report
 from ops.wiring import ingress as ingress_wiring
 from schemas.publishing import PublishError
+from schemas.sealed import is_sealed
 from schemas.topics import MAX_EVENT_BYTES
 from store.errors import StoreError
 from store.protocol import SessionStore
+from store.seals import Seals
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,7 @@ async def ingress_app(
     settings: Settings,
     connection: KafkaConnection,
     store: SessionStore,
+    seals: Seals,
     metrics: Metrics,
     worker_checks: dict[str, Check] | None = None,
 ) -> AsyncIterator[tuple[WithSockets, Edge]]:
@@ -47,7 +50,12 @@ async def ingress_app(
         await store.ping()
         await kafka.start()
         partitions = await kafka.partitions_of(topics.inbound)
-        side = ingress_wiring.edge_side(settings, store=store, kafka=kafka, partitions=partitions, metrics=metrics)
+        if settings.seals_topics:
+            await kafka.partitions_of(topics.keys)
+        publisher = wiring.sealing(settings, kafka, seals)
+        side = ingress_wiring.edge_side(
+            settings, store=store, publisher=publisher, partitions=partitions, metrics=metrics
+        )
         metrics.watch_cache("ingress", side.cache)
 
         def consumer() -> AIOKafkaConsumer:
@@ -57,9 +65,20 @@ async def ingress_app(
             growth.replied(key, value)
             side.delivery.reply(key, value)
 
+        async def opened(records: Sequence[KeyAndValue]) -> list[bytes | None]:
+            values = [value for _, value in records]
+            meant = [
+                place
+                for place, (key, value) in enumerate(records)
+                if is_sealed(value) and (side.delivery.waits_for(key) or growth.waits_for(key))
+            ]
+            for place, value in zip(meant, await seals.opened([values[place] for place in meant]), strict=True):
+                values[place] = value
+            return values
+
         # Two consumers: a reply must not wait for the fetch that looks for deltas.
-        replies = TopicReader(consumer, topics.replies, deliver)
-        deltas = TopicReader(consumer, topics.deltas, side.delivery.delta)
+        replies = TopicReader(consumer, topics.replies, opened, deliver)
+        deltas = TopicReader(consumer, topics.deltas, opened, side.delivery.delta)
         growth = ingress_wiring.growth(
             settings, connection, store=store, kafka=kafka, homes=side.homes, readers=(replies, deltas)
         )

@@ -14,6 +14,7 @@ from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.topics import TopicAdmin
 from ops.metrics import Metrics
+from ops.processes.key_upkeep import keys_kept_up
 from ops.processes.snapshots import snapshot_command, snapshots_regularly
 from ops.settings import Settings
 from ops.store_report import guards
@@ -24,6 +25,7 @@ from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.errors import StoreError
 from store.l1 import L1Cache
 from store.protocol import SessionStore
+from store.seals import Seals
 from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
 from workers.generation.protocol import Generator, Retriever
@@ -80,6 +82,7 @@ async def running_worker(
     settings: Settings,
     connection: KafkaConnection,
     store: SessionStore,
+    seals: Seals,
     metrics: Metrics,
     embedder: "Embedder | None" = None,
 ) -> AsyncIterator[RunningWorker]:
@@ -96,11 +99,14 @@ async def running_worker(
         await store.test_locks()
         await kafka.start()
         await kafka.partitions_of(topics.inbound)
+        if settings.seals_topics:
+            await kafka.partitions_of(topics.keys)
         async with _brain(settings, connection, topics, embedder) as brain:
             parts = worker_wiring.worker_parts(
                 settings,
                 store=store,
                 kafka=kafka,
+                seals=seals,
                 generator=brain.generator,
                 retriever=brain.retriever,
                 consumer=app.consumer,
@@ -114,7 +120,7 @@ async def running_worker(
             await app.start(parts.dispatcher)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
-                async with _snapshots(settings, parts.dispatcher):
+                async with _snapshots(settings, parts.dispatcher), _key_upkeep(settings, parts.dispatcher, seals):
                     yield RunningWorker(
                         parts.dispatcher,
                         brain.knowledge,
@@ -135,10 +141,20 @@ async def running_worker(
 def _snapshots(settings: Settings, dispatcher: Dispatcher) -> AbstractAsyncContextManager[None]:
     if not settings.snapshot_interval_seconds or settings.redis_url is None:
         return nullcontext()
-    first = Partition(wiring.topic_names(settings).inbound, 0)
     return snapshots_regularly(
-        snapshot_command(settings), settings.snapshot_interval_seconds, lambda: first in dispatcher.assignments
+        snapshot_command(settings), settings.snapshot_interval_seconds, lambda: _is_first(settings, dispatcher)
     )
+
+
+def _key_upkeep(settings: Settings, dispatcher: Dispatcher, seals: Seals) -> AbstractAsyncContextManager[None]:
+    if not settings.seals_topics:
+        return nullcontext()
+    return keys_kept_up(seals, lambda: _is_first(settings, dispatcher))
+
+
+def _is_first(settings: Settings, dispatcher: Dispatcher) -> bool:
+    """Whether this is the worker that does what one of all shall do."""
+    return Partition(wiring.topic_names(settings).inbound, 0) in dispatcher.assignments
 
 
 async def _largest_reply(connection: KafkaConnection, topic: str) -> int:

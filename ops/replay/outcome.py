@@ -29,6 +29,8 @@ class Outcome:
     """Records that an earlier run, which was killed, had read."""
     unreadable: int = 0
     """Records that are no reply events."""
+    erased: int = 0
+    """Records that nobody can read any more, because their sessions were deleted."""
     switched: int = 0
     removed: int = 0
     executed: bool = False

@@ -38,7 +38,10 @@ class ReadElsewhere:
         connection = wiring.kafka_connection(self.settings)
         copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
         try:
-            async with span_reader(connection) as consumer:
+            async with (
+                wiring.session_keys(self.settings, connection) as seals,
+                span_reader(connection, seals=seals) as consumer,
+            ):
                 reading = Reading(
                     consumer,
                     copy,

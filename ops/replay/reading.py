@@ -17,6 +17,7 @@ from ops.replay.selection import Selection
 from schemas.errors import NewerSchema
 from schemas.partition import home_partition
 from schemas.replies import decode_reply
+from schemas.sealed import is_sealed
 from schemas.session import SessionData
 from store.redis.working_copy import Folded, Step, WorkingCopy
 
@@ -31,7 +32,8 @@ _SWEEP_AT_LEAST_SECONDS = 3_600.0
 _LATE_SECONDS = 3_600.0
 """A turn that began before its session expired may be committed after that."""
 
-_UNREADABLE = "unreadable:"
+_UNREADABLE, _ERASED = "unreadable:", "erased:"
+"""How a working copy's progress names what a reader counts."""
 
 Spans = Mapping[int, tuple[int, int]]
 """Per reply partition where to begin and where to end."""
@@ -64,7 +66,8 @@ class Reading:
         self._times: dict[int, float] = {}
         """Of the newest record that was read of each partition, in seconds since 1970."""
         self._swept_at: dict[int, float] = {}
-        self._unreadable, self._unreadable_before = "", 0
+        self._counted_before: dict[str, int] = {}
+        """By earlier readers of the same spans, which were killed."""
 
     async def run(self, spans: Spans) -> None:
         """Folds the records of these spans.
@@ -75,8 +78,10 @@ class Reading:
         """
         if not spans:
             return
-        self._unreadable = f"{_UNREADABLE}{min(spans)}"
-        self._unreadable_before = (await self._copy.progress()).get(self._unreadable, 0)
+        progress = await self._copy.progress()
+        self._counted_before = {
+            name: progress.get(name, 0) for name in (f"{_UNREADABLE}{min(spans)}", f"{_ERASED}{min(spans)}")
+        }
         places = {TopicPartition(self._topic, n): span for n, span in spans.items()}
         at_once = min(_BATCH_RECORDS, self._records_per_second or _BATCH_RECORDS)
         taken = 0
@@ -100,8 +105,11 @@ class Reading:
         if self._records_per_second:
             await asyncio.sleep(records / self._records_per_second)
         offsets = {position_of(at.partition): offset for at, offset in reached.items()}
-        unreadable = self._unreadable_before + self._folding.unreadable
-        await self._copy.save_progress({**offsets, self._unreadable: unreadable})
+        counts = (self._folding.unreadable, self._folding.erased)
+        counted = {
+            name: before + count for (name, before), count in zip(self._counted_before.items(), counts, strict=True)
+        }
+        await self._copy.save_progress({**offsets, **counted})
 
     async def _sweep_sometimes(self) -> None:
         """Once in a session's life, by the clock of the records, forgets what had expired by then: a topic of years
@@ -136,6 +144,8 @@ class Folding:
         self._known: OrderedDict[str, Folded] = OrderedDict()
         self.unreadable = 0
         """Records that are no reply event of the session that they are keyed by."""
+        self.erased = 0
+        """Records that nobody can read any more."""
 
     def take(self, session_id: str, value: bytes) -> None:
         """A reply record's key and value."""
@@ -183,6 +193,9 @@ class Folding:
     def _events(self, session_id: str, values: Iterable[bytes]) -> Iterator[Event]:
         """One at a time: an event that is folded right after it was decoded is in the CPU's cache."""
         for value in values:
+            if is_sealed(value):
+                self.erased += 1
+                continue
             try:
                 event = decode_reply(value)
             except NewerSchema as error:
@@ -215,6 +228,11 @@ class Folding:
 def unreadable_in(progress: Mapping[str, int]) -> int:
     """How many records all readers found unreadable, by a working copy's progress."""
     return sum(count for name, count in progress.items() if name.startswith(_UNREADABLE))
+
+
+def erased_in(progress: Mapping[str, int]) -> int:
+    """How many records all readers found erased."""
+    return sum(count for name, count in progress.items() if name.startswith(_ERASED))
 
 
 def position_of(partition: int) -> str:

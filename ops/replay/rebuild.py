@@ -23,12 +23,13 @@ from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import span_reader, whole_topic
 from ops.replay.comparing import Comparing
 from ops.replay.outcome import Outcome
-from ops.replay.reading import Folding, Reading, Spans, position_of, unreadable_in
+from ops.replay.reading import Folding, Reading, Spans, erased_in, position_of, unreadable_in
 from ops.replay.selection import Selection
 from ops.replay.snapshots import SnapshotReading, SnapshotWriting
 from schemas.session import SessionData
 from store.errors import StoreError
 from store.redis.working_copy import WorkingCopy
+from store.seals import NO_KEYS, Seals
 
 Advance = Callable[[int, int | None], None]
 """Takes how many records or sessions are done, and of how many."""
@@ -67,10 +68,12 @@ class Rebuild:
         records_per_second: int | None = None,
         read_elsewhere: ReadElsewhere,
         snapshots: Snapshots | None = None,
+        seals: Seals = NO_KEYS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`ttl_seconds`: how long a session lives that says nothing else. `read_elsewhere` is sent to processes of
         their own. `snapshots` None: without any."""
+        self._seals = seals
         self._snapshots = snapshots
         self._covered: dict[int, int] = {}
         """Per reply partition, below which offset the snapshots have everything."""
@@ -134,14 +137,15 @@ class Rebuild:
         progress = await self._copy.progress()
         self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
         await self._copy.save_progress({_STARTED: int(self._started * 1000)})
-        async with span_reader(self._connection) as consumer:
+        async with span_reader(self._connection, seals=self._seals) as consumer:
             await self._bounds(consumer)
             outcome.snapshots = await self._seed(consumer, progress)
             first = {n: max(begin, self._covered.get(n, 0)) for n, begin in self._begins.items()}
             starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in first.items()}
             outcome.resumed_at = sum(starts[n] - begin for n, begin in first.items())
             await self._read_from(consumer, starts, outcome, advance)
-        outcome.unreadable = unreadable_in(await self._copy.progress())
+        progress = await self._copy.progress()
+        outcome.unreadable, outcome.erased = unreadable_in(progress), erased_in(progress)
 
     async def _read_from(
         self, consumer: AIOKafkaConsumer, starts: Mapping[int, int], outcome: Outcome, advance: Advance
@@ -264,7 +268,7 @@ class Rebuild:
 
     async def _catch_up(self) -> None:
         before = dict(self.ends)
-        async with span_reader(self._connection) as consumer:
+        async with span_reader(self._connection, seals=self._seals) as consumer:
             await self._bounds(consumer)
             spans = {n: (before.get(n, begin), self.ends[n]) for n, begin in self._begins.items()}
             await self._reading(consumer).run(spans)

@@ -13,6 +13,7 @@ from ops.errors import OpsError
 from ops.kafka.reading import read_spans, whole_topic
 from ops.replay.selection import Selection
 from schemas.publishing import Publisher, PublishError, Record
+from schemas.sealed import is_sealed
 from schemas.session import SessionData
 from schemas.snapshots import (
     Coverage,
@@ -62,7 +63,9 @@ class SnapshotReading:
                 elif self._selection.takes_id(session_id := key.decode(errors="replace")):
                     newest[session_id] = record.value
             await self._copy.forget([each for each, value in newest.items() if value is None])
-            seeds = [seed for each, value in newest.items() if value is not None and (seed := _seed(each, value))]
+            # One that is still sealed was erased: the deletion, in clear, follows among the reply events.
+            readable = {each: value for each, value in newest.items() if value is not None and not is_sealed(value)}
+            seeds = [seed for each, value in readable.items() if (seed := _seed(each, value))]
             await self._copy.seed(seeds)
             self.taken += len(seeds)
         return covered
@@ -136,7 +139,9 @@ class SnapshotWriting:
             return
         self.written += 1
         value = snapshot_of(session, folded.event_id, events, MAX_SNAPSHOT_BYTES)
-        await self._publisher.publish(Record(self._topic, key, value))
+        # A tombstone has no content, and its keys are destroyed.
+        seal_for = None if session.deleted else session.session_id
+        await self._publisher.publish(Record(self._topic, key, value, seal_for=seal_for))
 
 
 def coverage_record(topic: str, reply_topic: str, partition: int, offset: int) -> Record:

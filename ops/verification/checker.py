@@ -25,7 +25,8 @@ from schemas.identity import derived_inbound_id
 from schemas.inbound import Cancel, Feedback, decode_inbound
 from schemas.incarnation import parse_incarnation
 from schemas.publishing import Position
-from schemas.replies import ReplyEvent, TurnFailed, decode_reply
+from schemas.replies import ReplyEvent, SessionDeleted, TurnFailed, decode_reply
+from schemas.sealed import is_sealed
 from schemas.session import SessionData
 from workers.records import KafkaRecord, Partition
 
@@ -88,6 +89,8 @@ class _Session:
     """The newest place in each reply partition."""
     held: dict[Place, ReplyEvent] = field(default_factory=dict)
     """What can't be folded yet: it has no predecessor, or the session's events lie in several partitions."""
+    is_erased: bool = False
+    """Events of it were erased, up to a deletion."""
     sources: dict[str, int] = field(default_factory=dict)
     """Per inbound partition the offset of the record that was applied last."""
 
@@ -116,6 +119,9 @@ class Checker:
 
     def inbound(self, record: KafkaRecord) -> None:
         self.findings.records["inbound"] += 1
+        if is_sealed(record.value):
+            self.findings.records["erased"] += 1
+            return
         position = Position(record.topic, record.partition, record.offset)
         try:
             life = self._life(record.topic)
@@ -142,6 +148,10 @@ class Checker:
     def reply(self, record: KafkaRecord) -> None:
         self.findings.records["replies"] += 1
         value = record.value or b""
+        if is_sealed(value):
+            self.findings.records["erased"] += 1
+            self._sessions[(record.key or b"").decode(errors="replace")].is_erased = True
+            return
         try:
             event = decode_reply(value)
         except ValidationError as error:
@@ -237,10 +247,13 @@ class Checker:
             return True
         if inbound is None:
             return False
-        if inbound in self._answered:
+        if inbound in self._answered or self._is_erased(inbound[0]):
             return True
         # A failed turn says that there is a dead letter; a duplicate of the record shares its fate.
         return inbound in self._failed and self._failed[inbound] in self._letters
+
+    def _is_erased(self, session_id: str) -> bool:
+        return session_id in self._sessions and self._sessions[session_id].is_erased
 
     def _lost(self, position: Position, inbound: Inbound | None) -> None:
         session_id, inbound_id = inbound or (None, derived_inbound_id(*_parts(position)))
@@ -285,11 +298,17 @@ class Checker:
         folded = session.folded
         if folded is not None and (event := session.held.get(Place(folded.epoch, folded.seq + 1))) is not None:
             return event
-        births = [place for place in session.held if place.seq == 1 and (folded is None or place.epoch > folded.epoch)]
-        return session.held[min(births)] if births else None
+        begins = [place for place in session.held if place.seq == 1 and (folded is None or place.epoch > folded.epoch)]
+        if session.is_erased:
+            # What was before a deletion can't be read any more; the tombstone follows from it alone.
+            begins += [place for place, event in session.held.items() if _leaves_tombstone(event)]
+        return session.held[min(begins)] if begins else None
 
     def _judge_rest(self, session_id: str, session: _Session) -> None:
-        """A session with events that follow nothing."""
+        """A session with events that follow nothing, or without any that can be read."""
+        if session.is_erased:
+            self.findings.not_checked["was erased"] += 1
+            return
         if self._cut_off.intersection(session.newest):
             self.findings.not_checked["began before the reply topic does"] += 1
             return
@@ -326,3 +345,7 @@ def _of(record: KafkaRecord | Position) -> str:
 
 def _parts(position: Position) -> tuple[str, int, int]:
     return position.topic, position.partition, position.offset
+
+
+def _leaves_tombstone(event: ReplyEvent) -> bool:
+    return isinstance(event, SessionDeleted) and event.applied is not None

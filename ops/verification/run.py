@@ -20,6 +20,7 @@ from schemas.session import SessionData
 from schemas.topics import TopicNames
 from store.errors import StoreError
 from store.protocol import SessionStore
+from store.seals import NO_KEYS, Seals
 from workers.incarnations import Incarnations
 from workers.records import Partition
 
@@ -52,6 +53,7 @@ class Verification:
         group: str,
         store: SessionStore,
         *,
+        seals: Seals = NO_KEYS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connection = connection
@@ -59,6 +61,7 @@ class Verification:
         self._inbound_topics = (topics.inbound, *extra_inbound_topics)
         self._group = group
         self._store = store
+        self._seals = seals
         self._clock = clock
 
     async def run(self, span: Span, wait_seconds: float, advance: Advance) -> Findings:
@@ -69,7 +72,7 @@ class Verification:
             OpsError: broker, topics or store are away.
         """
         try:
-            async with span_reader(self._connection) as consumer:
+            async with span_reader(self._connection, seals=self._seals) as consumer:
                 return await self._run(consumer, span, wait_seconds, advance)
         except StoreError as error:
             raise OpsError(str(error)) from error

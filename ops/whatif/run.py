@@ -15,6 +15,7 @@ from ops.whatif.comparison import Comparison
 from ops.whatif.selection import NewestTurns
 from schemas.errors import NewerSchema
 from schemas.replies import Reply, TurnCompleted, decode_reply
+from schemas.sealed import is_sealed
 from workers.errors import WorkerError
 from workers.generation.protocol import Generator, Question, Retrieval, Retriever
 
@@ -54,7 +55,7 @@ async def recorded_turns(consumer: AIOKafkaConsumer, topic: str, span: Span, lim
     async for batches, _ in read_spans(consumer, spans, max_records=_BATCH):
         for record in chain.from_iterable(batches.values()):
             done += 1
-            if not span.takes(record):
+            if not span.takes(record) or is_sealed(record.value):
                 continue
             try:
                 newest.take(decode_reply(record.value or b""))

@@ -4,13 +4,18 @@ Here is what several processes and the commands need. A worker's and an ingress'
 so that a command starts without what only they need.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import structlog
 
 from ops.errors import UsageError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.key_log import KafkaKeyLog
 from ops.kafka.publisher import KafkaPublisher
 from ops.replay.selection import Selection
 from ops.settings import Settings
+from schemas.publishing import Publisher
 from schemas.topics import DAY_MS, TopicNames, TopicSpec, topic_specs
 from store.direct import DirectSessions
 from store.encryption import Cipher, PlainText, SessionCipher
@@ -19,8 +24,13 @@ from store.memory import MemorySessionStore
 from store.protocol import SessionStore
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
+from store.redis.key_index import RedisKeyIndex
 from store.redis.rotation import KeyRotation
 from store.redis.working_copy import WorkingCopy
+from store.rewrapping import KeyRewrapping
+from store.sealing import SealingPublisher
+from store.seals import NO_KEYS, Seals
+from store.session_keys import SessionKeys
 from workers.clock import utc_now
 
 log = structlog.get_logger(__name__)
@@ -61,6 +71,62 @@ def publisher(settings: Settings, connection: KafkaConnection, *, max_record_byt
         timeout_seconds=timeout,
         max_record_bytes=max_record_bytes,
     )
+
+
+MAX_KEY_RECORD_BYTES = 16 * 1024
+"""More than a record of the keys topic has."""
+
+
+@asynccontextmanager
+async def session_keys(settings: Settings, connection: KafkaConnection) -> AsyncIterator[Seals]:
+    """What seals and opens the content of the topics, for the block. Without a key nothing is sealed."""
+    if not settings.session_encryption_enabled or settings.session_encryption_key is None or settings.redis_url is None:
+        yield NO_KEYS
+        return
+    async with _key_parts(settings, connection) as (cipher_of_keys, index, key_log):
+        yield SessionKeys(cipher_of_keys, index, key_log, seals=settings.seals_topics)
+
+
+@asynccontextmanager
+async def _key_parts(
+    settings: Settings, connection: KafkaConnection
+) -> AsyncIterator[tuple[SessionCipher, RedisKeyIndex, KafkaKeyLog]]:
+    if settings.redis_url is None:
+        raise UsageError("REDIS_URL is not set; the keys of sessions are kept in Redis and in the keys topic")
+    index = RedisKeyIndex(
+        connect(redis_settings(settings, settings.redis_url.get_secret_value())),
+        key_prefix=settings.redis_session_key_prefix,
+    )
+    kafka = publisher(settings, connection, max_record_bytes=MAX_KEY_RECORD_BYTES)
+    try:
+        key_log = KafkaKeyLog(connection, kafka, topic_names(settings).keys)
+        yield SessionCipher(settings.encryption_keys()), index, key_log
+    finally:
+        await kafka.close()
+        await index.close()
+
+
+@asynccontextmanager
+async def key_rewrapping(settings: Settings) -> AsyncIterator[KeyRewrapping | None]:
+    """The rotation of the master key around the keys of sessions, for the block. None: there are none, or (no
+    KAFKA_BOOTSTRAP_SERVERS) it can't be known."""
+    if settings.kafka_bootstrap_servers is None:
+        yield None
+        return
+    connection = kafka_connection(settings)
+    async with _key_parts(settings, connection) as (cipher_of_keys, index, key_log):
+        if not await key_log.exists():
+            yield None
+            return
+        await SessionKeys(cipher_of_keys, index, key_log).follow()
+        yield KeyRewrapping(cipher_of_keys, index, key_log)
+
+
+def sealing(settings: Settings, kafka: KafkaPublisher, seals: Seals) -> Publisher:
+    """What publishes content of sessions."""
+    if seals is NO_KEYS:
+        return kafka
+    return SealingPublisher(kafka, seals, timeout_seconds=settings.kafka_send_timeout_seconds)
 
 
 def session_store(settings: Settings, *, watch_for_loss: bool = False) -> SessionStore:
@@ -157,7 +223,7 @@ def key_rotation(settings: Settings) -> KeyRotation:
 
 
 def direct_sessions(
-    settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, partitions: int
+    settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, seals: Seals, partitions: int
 ) -> DirectSessions:
     """Writes to `store` beside the workers. `partitions` are those of the reply topic."""
 
@@ -165,4 +231,11 @@ def direct_sessions(
         moment = utc_now()
         return moment.ms, moment.rfc3339
 
-    return DirectSessions(store, kafka, reply_topic=topic_names(settings).replies, partitions=partitions, now=now)
+    return DirectSessions(
+        store,
+        sealing(settings, kafka, seals),
+        reply_topic=topic_names(settings).replies,
+        partitions=partitions,
+        now=now,
+        seals=seals,
+    )

@@ -23,6 +23,7 @@ from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
 from ops.settings import Settings
 from ops.wiring import topic_names
+from schemas.publishing import Publisher
 from store.cached import MAX_AGE_SECONDS, CachedReads
 from store.l1 import L1Cache
 from store.protocol import SessionStore
@@ -48,7 +49,7 @@ class EdgeSide:
 
 
 def edge_side(
-    settings: Settings, *, store: SessionStore, kafka: KafkaPublisher, partitions: int, metrics: Metrics
+    settings: Settings, *, store: SessionStore, publisher: Publisher, partitions: int, metrics: Metrics
 ) -> EdgeSide:
     cache = L1Cache(
         size=settings.session_l1_cache_size if settings.session_l1_cache_enabled else 0,
@@ -57,7 +58,7 @@ def edge_side(
     reads = CachedReads(store, cache)
     delivery = Delivery(reads.forget)
     homes = Homes(partitions)
-    inbound = InboundPublisher(kafka, topic_names(settings), homes, utc_now_rfc3339, metrics.inbound_accepted)
+    inbound = InboundPublisher(publisher, topic_names(settings), homes, utc_now_rfc3339, metrics.inbound_accepted)
     facts = Facts(inbound, delivery, reads)
     tokens = SessionTokens(settings.signing_secret(), ttl_seconds=settings.token_ttl_seconds)
     fingerprints = Fingerprints(settings.fingerprinting, TrustedProxies(settings.trusted_proxies), reads, metrics)

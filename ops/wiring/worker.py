@@ -10,10 +10,11 @@ from ops.kafka.connection import KafkaConnection
 from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
 from ops.settings import Settings
-from ops.wiring import topic_names
+from ops.wiring import sealing, topic_names
 from schemas.topics import MAX_EVENT_BYTES
 from store.l1 import L1Cache
 from store.protocol import SessionStore
+from store.seals import NO_KEYS, Seals
 from workers.app import GroupSettings
 from workers.cancellations import Cancellations
 from workers.dead_letters import DeadLetters
@@ -45,6 +46,7 @@ def worker_parts(
     *,
     store: SessionStore,
     kafka: KafkaPublisher,
+    seals: Seals,
     generator: Generator,
     retriever: Retriever | None,
     consumer: Consumer,
@@ -52,6 +54,7 @@ def worker_parts(
     observer: Metrics,
 ) -> WorkerParts:
     topics = topic_names(settings)
+    publisher = sealing(settings, kafka, seals)
     l1 = L1Cache(
         size=settings.session_l1_cache_size if settings.session_l1_cache_enabled else 0,
         ttl_seconds=settings.session_l1_cache_ttl_seconds,
@@ -63,13 +66,14 @@ def worker_parts(
         TurnParts(
             store=store,
             l1=l1,
-            publisher=kafka,
+            publisher=publisher,
             topics=topics,
             retriever=retriever,
             generator=generator,
             cancellations=cancellations,
             observer=observer,
             marks=marks,
+            seals=seals,
             lock_everything=settings.ordering == "lock",
         )
     )
@@ -80,7 +84,7 @@ def worker_parts(
         turns.partitions = max(known, await kafka.partitions_of(topics.inbound))
 
     resilient = ResilientTurns(
-        turns, DeadLetters(kafka, topics.dlq), observer, RetrySettings(attempts=settings.turn_attempts)
+        turns, DeadLetters(publisher, topics.dlq), observer, RetrySettings(attempts=settings.turn_attempts)
     )
     dispatcher = Dispatcher(
         run_turn=resilient.run,
@@ -96,6 +100,7 @@ def worker_parts(
             partitions=lambda: turns.partitions,
             incarnations=incarnations,
             observer=observer,
+            seals=seals,
         ),
         marks=marks,
         incarnations=incarnations,
@@ -106,7 +111,8 @@ def worker_parts(
             concurrency=settings.worker_concurrency,
             max_open_per_partition=settings.worker_max_open_per_partition,
             drain_timeout=settings.worker_drain_seconds,
-            publish_seconds=settings.kafka_send_timeout_seconds,
+            # Sealing has the same limit, before it is sent.
+            publish_seconds=settings.kafka_send_timeout_seconds * (1 if seals is NO_KEYS else 2),
         ),
     )
     return WorkerParts(dispatcher, turns, l1)

@@ -8,12 +8,19 @@ class Keys:
         self._prefix = prefix
         self.fence = f"{prefix}fence"
         self.progress = f"{prefix}progress"
+        self.session_keys_mark = f"{prefix}keys"
 
     def session(self, session_id: str) -> str:
         return f"{self._prefix}{{{session_id}}}"
 
     def events(self, session_id: str) -> str:
         return f"{self._prefix}{{{session_id}}}:events"
+
+    def session_keys(self, session_id: str) -> str:
+        return f"{self._prefix}{{{session_id}}}:keys"
+
+    def destroyed_keys(self, session_id: str) -> str:
+        return f"{self._prefix}{{{session_id}}}:destroyed"
 
     @property
     def pattern(self) -> str:

@@ -201,4 +201,76 @@ redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """)
 
-ALL_SCRIPTS = (COMMIT_TURN, RESTORE, READ_SEALED, RESEAL, NEXT_FENCE, SAVE_PROGRESS, FOLD_IN, SEED, SWITCH, REMOVE)
+# The keys of a session (`store.session_keys`) are a hash: `current`, the id of the one that seals, and per id the
+# offset of its record in the keys topic, a blank, and the key as the master key wrapped it. Beside it, for some days,
+# the ids of destroyed ones: who reads the topic from before that must not bring them back.
+CURRENT_KEY = Script("""
+local current = redis.call('HGET', KEYS[1], 'current')
+if not current then
+  return false
+end
+return {current, redis.call('HGET', KEYS[1], current)}
+""")
+
+OFFER_KEY = Script("""
+local keys, destroyed = KEYS[1], KEYS[2]
+local id, offset, wrapped = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('SISMEMBER', destroyed, id) == 1 then
+  return false
+end
+local known = redis.call('HGET', keys, id)
+if not known or tonumber(string.match(known, '^%d+')) < tonumber(offset) then
+  redis.call('HSET', keys, id, offset .. ' ' .. wrapped)
+end
+redis.call('HSETNX', keys, 'current', id)
+local current = redis.call('HGET', keys, 'current')
+return {current, redis.call('HGET', keys, current)}
+""")
+
+FIND_KEY = Script("""
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if known then
+  return known
+end
+return redis.call('SISMEMBER', KEYS[2], ARGV[1])
+""")
+
+DESTROY_KEYS = Script("""
+local keys, destroyed = KEYS[1], KEYS[2]
+for i = 2, #ARGV do
+  redis.call('HDEL', keys, ARGV[i])
+  redis.call('SADD', destroyed, ARGV[i])
+  if redis.call('HGET', keys, 'current') == ARGV[i] then
+    redis.call('HDEL', keys, 'current')
+  end
+end
+redis.call('EXPIRE', destroyed, ARGV[1])
+return 1
+""")
+
+# Not over what somebody else made of it, nor where a flush took it away: then the index lacks what is below it.
+SAVE_KEYS_MARK = Script("""
+if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+""")
+
+ALL_SCRIPTS = (
+    COMMIT_TURN,
+    RESTORE,
+    READ_SEALED,
+    RESEAL,
+    NEXT_FENCE,
+    SAVE_PROGRESS,
+    FOLD_IN,
+    SEED,
+    SWITCH,
+    REMOVE,
+    CURRENT_KEY,
+    OFFER_KEY,
+    FIND_KEY,
+    DESTROY_KEYS,
+    SAVE_KEYS_MARK,
+)
