@@ -38,7 +38,9 @@ class SealingPublisher:
             async with asyncio.timeout(self._timeout):
                 value = await self._seals.seal(record.seal_for, record.value)
         except (StoreError, TimeoutError) as error:
-            raise BrokerUnavailable(f"A record for {record.topic} can't be sealed: {error or 'timed out'}") from error
+            raise BrokerUnavailable(
+                f"A record for {record.topic} can't be sealed: {str(error) or 'timed out'}"
+            ) from error
         if not is_sealed(value):
             return record
         return replace(record, value=value, headers=with_content_type(record.headers, SEALED_CONTENT))

@@ -127,3 +127,13 @@ async def test_of_a_deleted_session_only_the_deletion_is_left() -> None:
     """X"""
     store = await stored(3, ends_deleted=True)
     assert seqs(await arrivals_after(store, "s1", 0)) == [4]
+
+
+def test_a_record_that_is_still_sealed_was_erased_and_is_passed_over() -> None:
+    delivery, listener = Delivery(), Listener()
+    delivery.subscribe("s1", listener)
+    assert (delivery.waits_for(b"s1"), delivery.waits_for(b"s2"), delivery.waits_for(None)) == (True, False, False)
+    delivery.reply(b"s1", b"\x01sealed")
+    delivery.delta(b"s1", b"\x01sealed")
+    delivery.reply(b"s1", encode_reply(answered(1)))
+    assert (listener.seqs, listener.deltas) == ([1], [])

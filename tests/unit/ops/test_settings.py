@@ -169,3 +169,20 @@ def test_an_unknown_name_in_dot_env_is_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_in_development_a_signing_secret_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(load_settings().signing_secret()) >= 32
     assert load(monkeypatch, TOKEN_SECRET=SECRET).signing_secret() == SECRET
+
+
+KEY = "A" * 43 + "="
+ENCRYPTED = {"SESSION_ENCRYPTION_ENABLED": "true", "SESSION_ENCRYPTION_KEY": KEY, "REDIS_URL": "redis://redis:6379"}
+
+
+def test_topics_are_encrypted_in_production_where_sessions_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load(monkeypatch, **ENCRYPTED).seals_topics
+    assert load(monkeypatch, ENVIRONMENT="production", TOKEN_SECRET=SECRET).seals_topics
+    assert not load(monkeypatch, TOPIC_ENCRYPTION_ENABLED="false").seals_topics
+    assert load(monkeypatch, ENVIRONMENT="development", TOPIC_ENCRYPTION_ENABLED="true").seals_topics
+
+
+@pytest.mark.parametrize("missing", sorted(ENCRYPTED))
+def test_encrypted_topics_need_a_key_and_a_redis(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    given = {name: value for name, value in ENCRYPTED.items() if name != missing}
+    assert missing in refused(monkeypatch, TOPIC_ENCRYPTION_ENABLED="true", **given)

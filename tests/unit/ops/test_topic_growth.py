@@ -38,6 +38,6 @@ def test_nothing_to_do_or_nothing_that_can_be_done() -> None:
 def test_what_is_compacted_stays_in_one_partition() -> None:
     """A newer record in another partition would never replace the older one."""
     specs = topic_specs(NAMES, 12)
-    assert {spec.name for spec in specs if spec.cleanup == "compact"} == {NAMES.knowledge, NAMES.snapshots}
+    assert {spec.name for spec in specs if spec.cleanup == "compact"} == {NAMES.knowledge, NAMES.snapshots, NAMES.keys}
     assert all(spec.partitions == 1 for spec in specs if spec.cleanup == "compact")
     assert divided_by_session(NAMES, specs) == [spec for spec in specs if spec.cleanup == "delete"]

@@ -12,7 +12,16 @@ from ops.verification.checker import Breach, Checker, Findings
 from schemas.fold import evolve
 from schemas.identity import derived_inbound_id, turn_id
 from schemas.publishing import Position
-from schemas.replies import CustomerMessage, Reply, ReplyEvent, Source, TurnCompleted, TurnFailed, encode_reply
+from schemas.replies import (
+    CustomerMessage,
+    Reply,
+    ReplyEvent,
+    SessionDeleted,
+    Source,
+    TurnCompleted,
+    TurnFailed,
+    encode_reply,
+)
 from schemas.session import SessionData
 from schemas.topics import TopicNames
 from tests.unit.ops.letters import dead_letter
@@ -272,3 +281,49 @@ def test_only_the_first_breaches_are_kept_and_all_are_counted() -> None:
     case = Case([message(offset, f"m{offset}") for offset in range(100)], [])
     assert case.findings.counts["L"] == 100
     assert len(case.findings.breaches["L"]) == 20
+
+
+def test_what_was_erased_is_not_missed_and_the_rest_of_the_session_is_checked() -> None:
+    """Of a deleted session the deletion alone can be read; its tombstone is what the store must have."""
+    events = [completed(1, "m1", 0), completed(2, "m2", 1)]
+    tombstone = SessionDeleted(
+        id="d",
+        session_id="a",
+        epoch=1,
+        seq=3,
+        version=3,
+        inbound_id="d",
+        source=Source(topic=TOPICS.inbound, partition=0, offset=2),
+        actor="system",
+        completed_at=AT,
+        applied={f"{TOPICS.inbound}:0": 2},
+        keys=["00" * 16],
+    )
+    erased = b"\x01" + b"x" * 80
+    deletion = record(TOPICS.inbound, 0, 2, "a", orjson.dumps({"id": "d", "type": "session.delete"}))
+    live = fold([*events, tombstone])
+
+    def checked(state: SessionData) -> Checker:
+        checker = Checker({Partition(TOPICS.inbound, 0): 3})
+        for each in (record(TOPICS.inbound, 0, 0, "a", erased), message(1, "m2"), deletion):
+            checker.inbound(each)
+        for offset, value in enumerate([erased, erased, encode_reply(tombstone)]):
+            checker.reply(record(TOPICS.replies, 0, offset, "a", value))
+        for session_id in list(checker.sessions()):
+            checker.stored(session_id, state, [encode_reply(tombstone)], expired=False)
+        return checker
+
+    findings = checked(live).finish(complete=True)
+    assert findings.ok, findings.breaches
+    assert (findings.records["erased"], findings.records["sessions"]) == (3, 1)
+    assert set(checked(replace(live, seq=4)).finish(complete=True).counts) == {"U", "R"}
+
+
+def test_a_session_of_which_all_was_erased_is_said_not_to_be_checked() -> None:
+    checker = Checker({Partition(TOPICS.inbound, 0): 1})
+    checker.inbound(message(0, "m1"))
+    checker.reply(record(TOPICS.replies, 0, 0, "a", b"\x01" + b"x" * 80))
+    assert list(checker.sessions()) == []
+    findings = checker.finish(complete=True)
+    assert findings.ok
+    assert findings.not_checked["was erased"] == 1

@@ -1,5 +1,7 @@
 """The fold: the only code that changes a session."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.errors import SequenceGap
 from schemas.fold import evolve, merge_patch, next_position
 from schemas.inbound import Changes, Scalar
-from schemas.replies import ReplyEvent, decode_reply, encode_reply
+from schemas.replies import ReplyEvent, SessionDeleted, decode_reply, encode_reply
 from schemas.session import RECENT_IDS, SessionData
 from tests.unit.schemas.events import AT, answered, conversations, deleted, failed, scalars, source, updated
 
@@ -185,3 +187,28 @@ def test_the_state_does_not_grow_with_the_conversation() -> None:
     size = len(session.to_json())
     session = fold([answered(seq, inbound_id=f"m{seq:06}") for seq in range(RECENT_IDS + 1, 2_000)], session)
     assert len(session.to_json()) <= size + 20
+
+
+@given(conversations())
+def test_a_tombstone_follows_from_its_deletion_alone(events: list[ReplyEvent]) -> None:
+    """R: when all before it can't be read any more."""
+    session: SessionData | None = None
+    told: list[ReplyEvent] = []
+    for event in events:
+        session = evolve(session, event)
+        told.append(replace(event, applied=session.applied) if isinstance(event, SessionDeleted) else event)
+    assert fold(told) == session
+    deletions = [place for place, event in enumerate(told) if isinstance(event, SessionDeleted)]
+    for place in deletions:
+        assert fold(told[place:]) == session
+
+
+def test_a_deletion_that_the_session_is_past_changes_nothing() -> None:
+    old = replace(deleted(2), applied={})
+    session = fold([answered(1), deleted(2), answered(1, epoch=2_000, version=3)])
+    assert evolve(session, old) is session
+
+
+def test_a_deletion_of_before_there_was_that_still_needs_what_was_before_it() -> None:
+    with pytest.raises(SequenceGap):
+        evolve(None, deleted(2))

@@ -91,7 +91,7 @@ def test_replies_are_kept_forever_and_never_compacted() -> None:
     configs = {spec.name: spec.configs for spec in topic_specs(names, 12)}
     assert configs[names.replies]["retention.ms"] == "-1"
     compacted = {name for name, config in configs.items() if config["cleanup.policy"] == "compact"}
-    assert compacted == {names.knowledge, names.snapshots}
+    assert compacted == {names.knowledge, names.snapshots, names.keys}
 
 
 def test_a_dead_letter_has_room_for_the_largest_record_and_its_reason() -> None:

@@ -16,6 +16,8 @@ from schemas.topics import TopicNames
 from store.l1 import L1Cache
 from store.memory import MemorySessionStore
 from store.protocol import Fence, SessionStore
+from store.sealing import SealingPublisher
+from store.seals import NO_KEYS, Seals
 from workers.cancellations import Cancellations
 from workers.clock import Moment
 from workers.dead_letters import DeadLetters
@@ -211,7 +213,9 @@ class Worker:
         clock: Clock | None = None,
         lock_everything: bool = False,
         attempts: int = 3,
+        seals: Seals = NO_KEYS,
     ) -> None:
+        self.seals = seals
         self.store = store or MemorySessionStore(ttl_seconds=3_600)
         self.publisher = publisher or FakePublisher()
         self.generator = ScriptedGenerator()
@@ -220,17 +224,19 @@ class Worker:
         self.l1 = L1Cache(size=100, ttl_seconds=3_600)
         self.clock = clock or Clock()
         self.token = token
+        sealing = SealingPublisher(self.publisher, seals)
         self.turns = TurnProcessor(
             TurnParts(
                 store=self.store,
                 l1=self.l1,
-                publisher=self.publisher,
+                publisher=sealing,
                 topics=TOPICS,
                 retriever=None,
                 generator=self.generator,
                 cancellations=self.cancellations,
                 observer=self.observer,
                 marks=ReplyMarks(TOPICS.inbound),
+                seals=seals,
                 lock_everything=lock_everything,
             ),
             now=self.clock,
@@ -238,14 +244,16 @@ class Worker:
         self.turns.partitions = PARTITIONS
         self.resilient = ResilientTurns(
             self.turns,
-            DeadLetters(self.publisher, TOPICS.dlq),
+            DeadLetters(sealing, TOPICS.dlq),
             self.observer,
             RetrySettings(attempts=attempts, wait_initial_seconds=0.001, wait_max_seconds=0.002),
         )
 
-    def restarted(self, token: int | None = None) -> "Worker":
+    def restarted(self, token: int | None = None, seals: Seals | None = None) -> "Worker":
         """Another process over the same store and log, with a later right."""
-        return Worker(self.store, self.publisher, token=token or self.token + 1, clock=self.clock)
+        return Worker(
+            self.store, self.publisher, token=token or self.token + 1, clock=self.clock, seals=seals or self.seals
+        )
 
     def take(self, record: FakeRecord) -> Taken:
         partition = Partition(record.topic, record.partition)

@@ -7,8 +7,11 @@ import pytest
 from aiokafka import TopicPartition
 
 from schemas.publishing import Record
+from schemas.sealed import is_sealed
 from store.memory import MemorySessionStore
 from store.protocol import Fence, SessionStore
+from store.seals import NO_KEYS, Seals
+from tests.contract.keys import System
 from tests.unit.workers.fakes import PARTITIONS, TOPICS, Worker, home, inbound
 from workers.errors import NotOwner
 from workers.incarnations import Incarnations
@@ -82,7 +85,9 @@ class Counting:
         self.restored += count
 
 
-def repair_of(store: SessionStore, log: ReplyLog, *, now: float = NOW) -> tuple[StoreRepair, Counting]:
+def repair_of(
+    store: SessionStore, log: ReplyLog, *, now: float = NOW, seals: Seals = NO_KEYS
+) -> tuple[StoreRepair, Counting]:
     observer = Counting()
     made = StoreRepair(
         store,
@@ -92,14 +97,15 @@ def repair_of(store: SessionStore, log: ReplyLog, *, now: float = NOW) -> tuple[
         partitions=lambda: PARTITIONS,
         incarnations=Incarnations(store),
         observer=observer,
+        seals=seals,
         clock=lambda: now,
     )
     return made, observer
 
 
-async def conversations(*, turns: int = 4) -> Worker:
+async def conversations(*, turns: int = 4, seals: Seals = NO_KEYS) -> Worker:
     """A worker whose sessions had a few turns, an update and here and there a deletion."""
-    worker = Worker()
+    worker = Worker(seals=seals)
     worker.clock.ms = int(NOW * 1000) - 3_600_000
     for turn in range(turns):
         for n, session_id in enumerate(SESSIONS):
@@ -230,3 +236,32 @@ async def test_what_an_earlier_owner_still_writes_after_the_repair_is_fenced() -
     late = Worker(empty, worker.publisher, token=worker.token, clock=worker.clock)
     with pytest.raises(NotOwner):
         await late.turn(inbound("s2", 9, id="late", text="Still here?"))
+
+
+async def test_a_store_that_lost_everything_is_rebuilt_from_sealed_events_of_which_some_were_erased() -> None:
+    """R: of a deleted session only the deletion can be read, and its tombstone follows from that."""
+    system = System()
+    worker = await conversations(seals=system.process())
+    records = worker.publisher.of(TOPICS.replies)
+    assert {is_sealed(record.value) for record in records} == {True, False}
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    repair, observer = repair_of(empty, ReplyLog(records), seals=system.process())
+    await repair.run(ALL, LATER)
+    await assert_equal(empty, worker.store)
+    assert observer.restored == len(SESSIONS)
+
+
+async def test_whoever_notices_that_the_store_forgot_trusts_no_index_either() -> None:
+    system = System()
+    keys = system.process()
+    worker = await conversations(turns=1, seals=keys)
+    repair, _ = repair_of(worker.store, ReplyLog(worker.publisher.of(TOPICS.replies)), seals=keys)
+    await keys.destroy("gone", ["00" * 16])
+    system.index.destroyed.clear()
+    await keys.follow()
+    repair.noticed("server_replaced")
+    system.index.keys.clear()
+    empty = MemorySessionStore(ttl_seconds=3_600 * 24)
+    system.time.now += 301
+    await repair_of(empty, ReplyLog(worker.publisher.of(TOPICS.replies)), seals=keys)[0].run(ALL, LATER)
+    await assert_equal(empty, worker.store)
