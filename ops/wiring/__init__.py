@@ -73,6 +73,8 @@ def publisher(settings: Settings, connection: KafkaConnection, *, max_record_byt
     )
 
 
+SEALING_SHARE = 0.5
+"""How long sealing may take, of what sending may: mostly one round trip to Redis, and once a session one to Kafka."""
 MAX_KEY_RECORD_BYTES = 16 * 1024
 """More than a record of the keys topic has."""
 
@@ -126,7 +128,7 @@ def sealing(settings: Settings, kafka: KafkaPublisher, seals: Seals) -> Publishe
     """What publishes content of sessions."""
     if seals is NO_KEYS:
         return kafka
-    return SealingPublisher(kafka, seals, timeout_seconds=settings.kafka_send_timeout_seconds)
+    return SealingPublisher(kafka, seals, timeout_seconds=settings.kafka_send_timeout_seconds * SEALING_SHARE)
 
 
 def session_store(settings: Settings, *, watch_for_loss: bool = False) -> SessionStore:

@@ -10,7 +10,7 @@ from ops.kafka.connection import KafkaConnection
 from ops.kafka.publisher import KafkaPublisher
 from ops.metrics import Metrics
 from ops.settings import Settings
-from ops.wiring import sealing, topic_names
+from ops.wiring import SEALING_SHARE, sealing, topic_names
 from schemas.topics import MAX_EVENT_BYTES
 from store.l1 import L1Cache
 from store.protocol import SessionStore
@@ -111,8 +111,7 @@ def worker_parts(
             concurrency=settings.worker_concurrency,
             max_open_per_partition=settings.worker_max_open_per_partition,
             drain_timeout=settings.worker_drain_seconds,
-            # Sealing has the same limit, before it is sent.
-            publish_seconds=settings.kafka_send_timeout_seconds * (1 if seals is NO_KEYS else 2),
+            publish_seconds=settings.kafka_send_timeout_seconds * (1.0 if seals is NO_KEYS else 1.0 + SEALING_SHARE),
         ),
     )
     return WorkerParts(dispatcher, turns, l1)

@@ -13,10 +13,13 @@ from ops.local.kafka_cluster import KafkaCluster
 from ops.local.redis import RedisServer
 from tests.chaos.experiment import Experiment, Ledger
 from tests.chaos.faulty import PROGRAM
+from tests.integration.test_erasure import SEALED
 from tests.processes import Pipeline
 
 CLUSTER = os.environ.get("CHAOS_CLUSTER") == "1"
 """Whether every experiment runs on the cluster, not only those that need it."""
+ENCRYPTED = os.environ.get("CHAOS_ENCRYPTED") == "1"
+"""Whether every experiment runs with encrypted topics, not only those that are about them."""
 SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbits(32))
 LEDGER = Ledger(SEED)
 
@@ -53,7 +56,7 @@ def experiment(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_pa
             kafka or request.getfixturevalue(shared).bootstrap_servers,
             redis or redis_server.url,
             tmp_path,
-            {"GENERATOR": "null", **replication(kafka), **settings},
+            {"GENERATOR": "null", **replication(kafka), **(SEALED if ENCRYPTED else {}), **settings},
             program=PROGRAM,
         )
         rng = random.Random(f"{SEED} {request.node.nodeid}")
