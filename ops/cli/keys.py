@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from ops import wiring
-from ops.cli.console import err, out, prepare, print_json, run
+from ops.cli.console import out, prepare, print_json, run
 from ops.cli.progress import progress
 from ops.errors import OpsError
 from ops.settings import Settings
@@ -17,6 +17,10 @@ from store.encryption import new_key
 from store.errors import StoreError
 from store.redis.rotation import PLAIN, KeyRotation, KeySurvey, RotationReport
 from store.rewrapping import WrapReport, WrapSurvey
+
+_NOT_LOOKED_AT = (
+    "KAFKA_BOOTSTRAP_SERVERS is not set, or there is no keys topic. Where topics were ever encrypted, keep the old key"
+)
 
 app = typer.Typer(help="The keys that sessions are encrypted with.", no_args_is_help=True)
 
@@ -78,8 +82,8 @@ def _print_survey(rotation: KeyRotation, survey: KeySurvey, wraps: WrapSurvey | 
     wrapped_by = wraps.by_key if wraps else {}
     table = Table("key", "sessions", "session keys", "", box=None, pad_edge=False)
     for key in dict.fromkeys([*rotation.key_ids, *sorted({*survey.by_key, *wrapped_by})]):
-        sessions, wrapped = survey.by_key.get(key, 0), wrapped_by.get(key, 0)
-        table.add_row(key or "none", str(sessions), str(wrapped) if wraps else "?", _role(rotation, key))
+        wrapped = str(wrapped_by.get(key, 0)) if wraps else "-"
+        table.add_row(key or "none", str(survey.by_key.get(key, 0)), wrapped, _role(rotation, key))
     out.print(table)
     _tell_topics(wraps)
     locked = survey.locked + (wraps.locked if wraps else 0)
@@ -113,11 +117,7 @@ def _print_survey(rotation: KeyRotation, survey: KeySurvey, wraps: WrapSurvey | 
 
 def _tell_topics(known: object | None) -> None:
     if known is None:
-        err.print(
-            "the keys of the topics' sessions were not looked at: KAFKA_BOOTSTRAP_SERVERS is not set, or there is no "
-            "keys topic. Keep the old key where TOPIC_ENCRYPTION_ENABLED was ever on",
-            markup=False,
-        )
+        out.print(f"session keys were not looked at: {_NOT_LOOKED_AT}", markup=False)
 
 
 def _role(rotation: KeyRotation, key: str) -> str:

@@ -40,7 +40,7 @@ def one_line(done: subprocess.CompletedProcess[str], exit_code: int, *words: str
 def test_topics_are_created_once_shown_and_checked(pipeline: Pipeline) -> None:
     other = replace(pipeline, run_id=pipeline.run_id + "b")
     names = TopicNames(other.topics.prefix)
-    all_names = {names.inbound, names.replies, names.deltas, names.knowledge, names.snapshots, names.dlq}
+    all_names = {names.inbound, names.replies, names.deltas, names.knowledge, names.snapshots, names.keys, names.dlq}
     missing = other.run("topics", "check")
     assert missing.returncode == 1
     assert all(name in missing.stderr for name in all_names)
@@ -51,7 +51,7 @@ def test_topics_are_created_once_shown_and_checked(pipeline: Pipeline) -> None:
     assert other.must("topics", "check", TOPIC_PARTITIONS="6")
     shown = orjson.loads(other.must("topics", "show", "--json"))
     partitions = {topic["name"]: topic["partitions"] for topic in shown}
-    assert partitions == dict.fromkeys(all_names, 6) | {names.knowledge: 1, names.snapshots: 1}
+    assert partitions == dict.fromkeys(all_names, 6) | {names.knowledge: 1, names.snapshots: 1, names.keys: 1}
     assert {topic["name"]: topic["config"]["cleanup.policy"] for topic in shown}[names.knowledge] == "compact"
     assert names.inbound in other.must("topics", "show")
 
