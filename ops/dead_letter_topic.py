@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from ops.dead_letters import DeadLetter, NotADeadLetter, Place, decode_dead_letter
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
-from ops.kafka.reading import span_reader, whole_topic
+from ops.kafka.reading import span_reader, started_reader, whole_topic
 from store.seals import Seals
 
 Advance = Callable[[int, int], None]
@@ -89,13 +89,16 @@ class DeadLetterTopic:
 
 
 @asynccontextmanager
-async def open_dead_letters(connection: KafkaConnection, seals: Seals, topic: str) -> AsyncIterator[DeadLetterTopic]:
-    """The topic `topic` as it is now.
+async def open_dead_letters(
+    connection: KafkaConnection, seals: Seals | None, topic: str
+) -> AsyncIterator[DeadLetterTopic]:
+    """The topic `topic` as it is now. `seals` None: with values as they stand in it.
 
     Raises:
         OpsError: no broker answers, or there is no such topic; also for what fails inside the block.
     """
-    async with span_reader(connection, seals=seals, what=topic) as consumer:
+    opened = span_reader(connection, seals=seals, what=topic) if seals else started_reader(connection, topic)
+    async with opened as consumer:
         spans = await whole_topic(consumer, topic)
         begins = {place.partition: begin for place, (begin, _) in spans.items()}
         ends = {place.partition: end for place, (_, end) in spans.items()}

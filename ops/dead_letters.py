@@ -10,6 +10,7 @@ import orjson
 from schemas.headers import Headers, header
 from schemas.identity import is_session_id
 from schemas.publishing import Position
+from schemas.sealed import is_sealed, parse_sealed
 from workers.records import KafkaRecord
 
 _NAMES = ("dlq.reason", "dlq.error", "dlq.attempts", "dlq.topic", "dlq.partition", "dlq.offset", "dlq.failed_at")
@@ -96,8 +97,10 @@ def decode_dead_letter(record: KafkaRecord) -> DeadLetter:
 
 
 def session_of(key: bytes | None, value: bytes | None) -> str | None:
-    """The session that a record was for: its key's, else its body's."""
+    """The session that a record was for: its key's, else its body's, or the one that it was sealed for."""
     try:
+        if key is None and value is not None and is_sealed(value):
+            return parse_sealed(value).session_id
         session_id: object = key.decode() if key else None
         if session_id is None:
             body = orjson.loads(value or b"")

@@ -18,8 +18,8 @@ from aiokafka import AIOKafkaConsumer
 
 from ops.dead_letters import session_of
 from ops.kafka.reading import Spans, read_spans, whole_topic
+from ops.kafka.topics import TopicState
 from schemas.sealed import is_sealed
-from schemas.topics import TopicSpec
 from store.direct import DirectSessions
 from store.errors import CorruptSession, WrongKey
 from store.redis import RedisSessionStore
@@ -66,6 +66,23 @@ class Erasure:
         return sum(each.records for each in self.plain if each.gone_by is None)
 
 
+@dataclass(frozen=True, slots=True)
+class ContentTopic:
+    """A topic that has content of sessions."""
+
+    name: str
+    keeps_ms: int | None
+    """How long a record may stay after it was written. None: for ever."""
+
+
+def content_topic(state: TopicState) -> ContentTopic:
+    """By the topic's settings as the broker has them. Whole segments are removed, once their newest record is old."""
+    retention_ms = int(state.config.get("retention.ms", "-1"))
+    if "compact" in state.config.get("cleanup.policy", "") or retention_ms < 0:
+        return ContentTopic(state.name, None)
+    return ContentTopic(state.name, retention_ms + int(state.config.get("segment.ms", "0")))
+
+
 class Eraser:
     """Looks and erases. `consumer` opens nothing by itself; `topics` are all that have content of sessions.
 
@@ -75,7 +92,7 @@ class Eraser:
     def __init__(
         self,
         consumer: AIOKafkaConsumer,
-        topics: Sequence[TopicSpec],
+        topics: Sequence[ContentTopic],
         store: RedisSessionStore,
         seals: Seals,
     ) -> None:
@@ -110,9 +127,8 @@ class Eraser:
     async def erase(self, found: Erasure, sessions: DirectSessions, advance: Advance) -> None:
         """Deletes what is live, and destroys the keys of all."""
         for number, each in enumerate(found.sessions, 1):
-            await sessions.delete(each.session_id)
-            # Also of what expired, or began anew a moment ago and is nobody's yet.
-            if not each.live:
+            # Of what has expired the store has nothing to delete.
+            if not await sessions.delete(each.session_id):
                 await self._seals.destroy(each.session_id, await self._seals.ids_of(each.session_id))
             advance(number, len(found.sessions))
         found.executed = True
@@ -135,7 +151,7 @@ class Eraser:
                 if (record.key in keys or record.key is None) and _is_content(record, session_ids):
                     counts[record.topic] += 1
                     newest[record.topic] = max(record.timestamp, newest.get(record.topic, 0))
-        by_name = {spec.name: spec for spec in self._topics}
+        by_name = {topic.name: topic for topic in self._topics}
         return [
             PlainRecords(topic, count, _gone_by(by_name[topic], newest[topic]))
             for topic, count in sorted(counts.items())
@@ -146,8 +162,8 @@ class Eraser:
     ) -> AsyncIterator[tuple[list[Any], Sequence[bytes | None]]]:
         """The records of all topics, with their values as they can be read."""
         spans: Spans = {}
-        for spec in self._topics:
-            spans |= await whole_topic(self._consumer, spec.name)
+        for topic in self._topics:
+            spans |= await whole_topic(self._consumer, topic.name)
         total = sum(end - begin for begin, end in spans.values())
         done = 0
         async for batches, _ in read_spans(self._consumer, spans, max_records=_BATCH):
@@ -183,7 +199,7 @@ def _is_content(record: Any, session_ids: Collection[str]) -> bool:
     return record.key is not None or session_of(None, record.value) in session_ids
 
 
-def _gone_by(spec: TopicSpec, newest_ms: int) -> datetime | None:
-    if spec.cleanup == "compact" or spec.retention_ms < 0:
+def _gone_by(topic: ContentTopic, newest_ms: int) -> datetime | None:
+    if topic.keeps_ms is None:
         return None
-    return datetime.fromtimestamp(newest_ms / 1000, UTC) + timedelta(milliseconds=spec.retention_ms)
+    return datetime.fromtimestamp(newest_ms / 1000, UTC) + timedelta(milliseconds=topic.keeps_ms)

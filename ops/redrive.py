@@ -21,6 +21,8 @@ from schemas.identity import derived_inbound_id
 from schemas.partition import home_partition
 from schemas.publishing import BrokerUnavailable, Position, Publisher, Record, RecordTooLarge
 from schemas.sealed import is_sealed
+from store.errors import StoreUnavailable
+from store.seals import Seals
 
 REDRIVEN = "dlq.redriven"
 """The header of a redriven record: the place of its dead letter."""
@@ -132,14 +134,18 @@ class Report:
 class Redrive:
     """Publishes what a plan names."""
 
-    def __init__(self, publisher: Publisher, inbound: str, partitions: Mapping[str, int]) -> None:
+    def __init__(self, publisher: Publisher, seals: Seals, inbound: str, partitions: Mapping[str, int]) -> None:
         """`partitions` is the partition count of every topic in the plan."""
         self._publisher = publisher
+        self._seals = seals
         self._inbound = inbound
         self._partitions = partitions
 
     async def run(self, letters: AsyncIterator[DeadLetter], plan: Plan, report: Report) -> AsyncIterator[int]:
-        """Yields how many are through, after each; one is sent when Kafka has the one before.
+        """`letters` have their values as they stand in the topic: what is sealed goes back as it is, so that a session
+        that is deleted meanwhile finds nothing of it sealed anew.
+
+        Yields how many are through, after each; one is sent when Kafka has the one before.
 
         Raises:
             OpsError: Kafka is away. What was sent is in `report`.
@@ -155,10 +161,14 @@ class Redrive:
 
     async def _send(self, letter: DeadLetter, report: Report) -> None:
         try:
-            await self._publisher.publish(redriven_record(letter, self._partition(letter)))
+            [value] = await self._seals.opened([letter.value])
+            identified = with_identity(value, letter.origin)
+            # Ours have an id; only what another system sent in plain text may lack one.
+            value = letter.value if identified == value else identified
+            await self._publisher.publish(redriven_record(letter, value, self._partition(letter)))
         except RecordTooLarge as error:
             report.refused[letter.place] = str(error)
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, StoreUnavailable) as error:
             raise OpsError(
                 f"{error} {report.redriven} records were sent back before. Run it again: "
                 "what was answered meanwhile is recognised by its id."
@@ -174,13 +184,13 @@ class Redrive:
         return letter.origin.partition % count
 
 
-def redriven_record(letter: DeadLetter, partition: int) -> Record:
-    """The original record, with its identity, and with where it comes from now."""
+def redriven_record(letter: DeadLetter, value: bytes | None, partition: int) -> Record:
+    """The original record with `value`, and with where it comes from now."""
     headers = [(name, value) for name, value in letter.headers if name != REDRIVEN]
     return Record(
         letter.origin.topic,
         letter.key,
-        with_identity(letter.value, letter.origin),
+        value,
         partition,
         [*headers, (REDRIVEN, str(letter.place).encode())],
         letter.session_id,

@@ -4,7 +4,7 @@ Each write is an event as well: it is decided from the session as it stands, wri
 compare-and-set, and published on the reply topic, so that a rebuild from the topics knows of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -15,13 +15,13 @@ from schemas.publishing import Publisher, PublishError
 from schemas.records import reply_record
 from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, decode_reply, encode_reply
 from schemas.session import SessionData
-from store.errors import Conflict, LockLost, Unpublished
+from store.errors import Conflict, LockLost, StoreUnavailable, Unpublished
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, StoreStats
-from store.seals import NO_KEYS, Seals
+from store.seals import Seals
 
 UPDATABLE = frozenset({"user_id", "thread_id", "escalated", "metadata", "fingerprint_hash"})
 
-Decide = Callable[[SessionData | None], ReplyEvent]
+Decide = Callable[[SessionData | None], Awaitable[ReplyEvent]]
 """The event that follows from the session as it stands. Raises `_NothingThere` where none does."""
 
 
@@ -40,7 +40,7 @@ class DirectSessions:
         reply_topic: str,
         partitions: int,
         now: Callable[[], tuple[int, str]],
-        seals: Seals = NO_KEYS,
+        seals: Seals,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -72,7 +72,7 @@ class DirectSessions:
             Others, as `update`.
         """
 
-        def decide(before: SessionData | None) -> ReplyEvent:
+        async def decide(before: SessionData | None) -> ReplyEvent:
             metadata: dict[str, Scalar] = dict.fromkeys(before.metadata if before else ())
             counted = session.message_count - (before.message_count if before else 0)
             changes = Changes(
@@ -105,7 +105,11 @@ class DirectSessions:
         if unknown := updates.keys() - UPDATABLE:
             raise ValueError(f"can't update {', '.join(sorted(unknown))}; only {', '.join(sorted(UPDATABLE))}")
         changes = Changes(**updates)
-        return await self._write(session_id, lambda before: self._updated(session_id, before, changes), atomic=atomic)
+
+        async def decide(before: SessionData | None) -> ReplyEvent:
+            return self._updated(session_id, before, changes)
+
+        return await self._write(session_id, decide, atomic=atomic)
 
     async def increment_counter(self, session_id: str, field: str, delta: int = 1) -> int:
         """Adds to `message_count`, or to a whole number in the metadata, and returns the sum. Never loses an increment.
@@ -113,19 +117,24 @@ class DirectSessions:
         Raises as `update`.
         """
         changes = Changes(counters={field: delta})
-        after = await self._write(session_id, lambda before: self._updated(session_id, before, changes), atomic=True)
+
+        async def decide(before: SessionData | None) -> ReplyEvent:
+            return self._updated(session_id, before, changes)
+
+        after = await self._write(session_id, decide, atomic=True)
         return after.message_count if field == MESSAGE_COUNT else number(after.metadata.get(field))
 
     async def delete(self, session_id: str) -> bool:
         """Forgets the session and destroys its keys; a tombstone keeps its place. Returns whether there was one.
-        Raises as `update`."""
+        Raises as `update`; a deletion that broke off is finished by the next."""
         if not await self._store.exists(session_id):
+            await self._republish_newest(session_id)
             return False
-        key_ids = await self._seals.ids_of(session_id)
 
-        def decide(before: SessionData | None) -> ReplyEvent:
+        async def decide(before: SessionData | None) -> ReplyEvent:
             if before is None or before.deleted:
                 raise _NothingThere
+            key_ids = await self._seals.ids_of(session_id)
             return SessionDeleted(**self._fields(session_id, before), applied=before.applied, keys=key_ids)
 
         try:
@@ -160,7 +169,7 @@ class DirectSessions:
         while True:
             stored = await self._store.load(session_id)
             before = stored.session if stored else None
-            fact = decide(before)
+            fact = await decide(before)
             reply = encode_reply(fact)
             # As readers of the topic have it. One that they can't read would stop every rebuild and the next writer.
             fact = decode_reply(reply)
@@ -178,7 +187,7 @@ class DirectSessions:
                     written = outcome.reply if isinstance(outcome, Already) else reply
                     try:
                         await self._publish(fact, written)
-                    except PublishError as error:
+                    except (PublishError, StoreUnavailable) as error:
                         raise Unpublished(f"{session_id} is written, its event is not published: {error}") from error
                     return after
                 case Fenced() if again:

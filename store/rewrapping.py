@@ -43,8 +43,8 @@ class WrapReport:
 
 
 class KeyRewrapping:
-    """Wraps session keys anew with the first of `cipher`'s keys. The index has to be as new as the topic
-    (`SessionKeys.follow`). Every method may raise StoreUnavailable."""
+    """Wraps session keys anew with the first of `cipher`'s keys. The index has to have all that the topic has
+    (`SessionKeys.verify_index`). Every method may raise StoreUnavailable."""
 
     def __init__(self, cipher: SessionCipher, index: KeyIndex, key_log: KeyLog) -> None:
         self._cipher = cipher

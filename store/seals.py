@@ -18,8 +18,8 @@ class Seals(Protocol):
         """
         ...
 
-    async def open(self, value: bytes) -> bytes:
-        """What was published.
+    async def open(self, value: bytes, *, anew: bool = False) -> bytes:
+        """What was published. `anew`: as keys are now, whatever this process remembers.
 
         Raises:
             KeyDestroyed
@@ -28,9 +28,10 @@ class Seals(Protocol):
         """
         ...
 
-    async def opened(self, values: Sequence[bytes | None]) -> list[bytes | None]:
+    async def opened(self, values: Sequence[bytes | None], *, without_wrong_keys: bool = False) -> list[bytes | None]:
         """Values as they were published, sealed or not, with those opened that can be: what is sealed still was
-        erased, or changed. Raises StoreUnavailable, as `open`."""
+        erased, or changed. Raises StoreUnavailable, as `open`; with `without_wrong_keys`, what needs a master key that
+        is not set stays sealed as well."""
         ...
 
     def distrust_index(self) -> None:
@@ -65,12 +66,14 @@ class NoKeys:
     async def seal(self, session_id: str, data: bytes) -> bytes:
         return data
 
-    async def open(self, value: bytes) -> bytes:
+    async def open(self, value: bytes, *, anew: bool = False) -> bytes:
         if is_sealed(value):
             raise WrongKey("The topics are encrypted: set SESSION_ENCRYPTION_ENABLED and SESSION_ENCRYPTION_KEY.")
         return value
 
-    async def opened(self, values: Sequence[bytes | None]) -> list[bytes | None]:
+    async def opened(self, values: Sequence[bytes | None], *, without_wrong_keys: bool = False) -> list[bytes | None]:
+        if without_wrong_keys:
+            return list(values)
         return [None if value is None else await self.open(value) for value in values]
 
     def distrust_index(self) -> None:

@@ -10,7 +10,7 @@ Decision 16 says why, and what a deletion is in this.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,14 @@ def wrapping_name(session_id: str, key_id: str) -> str:
     return f"{session_id}/{key_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Below `offset` of the keys topic the index has everything, as long as it is in this `life`."""
+
+    life: str
+    offset: int
+
+
 class KeyIndex(Protocol):
     """The keys topic, by session. Every method may raise StoreUnavailable, and is safe to repeat."""
 
@@ -77,12 +85,17 @@ class KeyIndex(Protocol):
         """Removes keys, and remembers that, for longer than their records can still be read in the topic."""
         ...
 
-    async def mark(self) -> int:
-        """Below this offset the index has everything. 0 when it may have lost anything."""
+    async def mark(self) -> Mark:
+        """How far it has everything. It begins another life, at 0, where it may have lost anything: it was flushed, or
+        another server answers."""
         ...
 
-    async def save_mark(self, before: int, after: int) -> bool:
-        """Moves the mark; not, and False, if it is no longer at `before`."""
+    async def begin_anew(self) -> Mark:
+        """Begins another life: it may have lost something without a sign of it."""
+        ...
+
+    async def save_mark(self, before: Mark, offset: int) -> bool:
+        """Moves the mark on in its life; not, and False, if it is no longer `before`."""
         ...
 
 
@@ -134,9 +147,9 @@ class SessionKeys:
         self._spare: Recent[str, KeyName] = Recent(size=_KEPT_KEYS, seconds=_KEPT_SECONDS, clock=clock)
         """Keys that were made while the index was away, and seal until it is back."""
         self._following = asyncio.Lock()
-        self._seen_mark = 0
-        self._is_complete = False
-        """This process saw all of the topic go into the index as it is now."""
+        self._verified = ""
+        """The life of the index in which this process has read all of the topic into it."""
+        self._is_distrusted = False
 
     # ---- sealing and opening
 
@@ -149,7 +162,7 @@ class SessionKeys:
         ciphertext: bytes = key.encrypt(nonce, data, head)
         return head + ciphertext
 
-    async def open(self, value: bytes) -> bytes:
+    async def open(self, value: bytes, *, anew: bool = False) -> bytes:
         if not is_sealed(value):
             return value
         try:
@@ -157,12 +170,14 @@ class SessionKeys:
         except ValueError as error:
             raise CorruptSession(f"A sealed record can't be read: {error}") from error
         name = sealed.session_id, sealed.key_id
+        if anew:
+            self._unwrapped.drop(name)
         keys = await self._keys([name])
         if name not in keys:
             raise KeyDestroyed(f"What was published of session {sealed.session_id} was erased.")
         return _opened(keys[name], sealed)
 
-    async def opened(self, values: Sequence[bytes | None]) -> list[bytes | None]:
+    async def opened(self, values: Sequence[bytes | None], *, without_wrong_keys: bool = False) -> list[bytes | None]:
         found = list(values)
         sealed: dict[int, Sealed] = {}
         for place, value in enumerate(values):
@@ -173,7 +188,8 @@ class SessionKeys:
                     log.error("sealed_value_unreadable", error=str(error))
         if not sealed:
             return found
-        keys = await self._keys({(each.session_id, each.key_id) for each in sealed.values()})
+        names = {(each.session_id, each.key_id) for each in sealed.values()}
+        keys = await self._keys(names, without_wrong_keys=without_wrong_keys)
         for place, each in sealed.items():
             if (key := keys.get((each.session_id, each.key_id))) is None:
                 continue
@@ -185,9 +201,9 @@ class SessionKeys:
 
     async def _sealing_key(self, session_id: str) -> tuple[KeyName, AESGCM]:
         try:
-            current = await self._index.current(session_id)
-            if current is None:
-                current = await self._index.offer(session_id, await self._make(session_id))
+            current = await self._index.current(session_id) or await self._index.offer(
+                session_id, await self._make(session_id)
+            )
         except WrongKey:
             raise
         except StoreUnavailable:
@@ -220,30 +236,37 @@ class SessionKeys:
 
     # ---- knowing keys
 
-    async def _keys(self, names: Collection[KeyName]) -> dict[KeyName, AESGCM]:
+    async def _keys(self, names: Collection[KeyName], *, without_wrong_keys: bool = False) -> dict[KeyName, AESGCM]:
         """Those of `names` that are there; the others are destroyed."""
         known = {name: key for name in names if (key := self._unwrapped.get(name)) is not None}
         lacking = [name for name in names if name not in known and not self._destroyed.get(name)]
-        lacking = await self._find(lacking, known)
+        lacking = await self._find(lacking, known, without_wrong_keys)
         if lacking:
             await self.follow()
-            lacking = await self._find(lacking, known)
-        while lacking and not self._is_complete:
-            # The index may have lost some without a sign of it (a failover of one of a cluster's nodes).
-            await self._read_whole()
-            lacking = await self._find(lacking, known)
+            lacking = await self._find(lacking, known, without_wrong_keys)
+        if lacking:
+            # Somebody may have removed some from the index, which leaves no sign.
+            await self.verify_index()
+            lacking = await self._find(lacking, known, without_wrong_keys)
         for name in lacking:
             self._destroyed.put(name, True)
         return known
 
-    async def _find(self, names: Sequence[KeyName], known: dict[KeyName, AESGCM]) -> list[KeyName]:
+    async def _find(
+        self, names: Sequence[KeyName], known: dict[KeyName, AESGCM], without_wrong_keys: bool
+    ) -> list[KeyName]:
         """Adds what the index has to `known`; returns what it neither has, nor knows as destroyed."""
         if not names:
             return []
         lacking = []
         for name, found in zip(names, await self._index.find(names), strict=True):
             if isinstance(found, IndexedKey):
-                known[name] = self._unwrap(name, found.wrapped)
+                try:
+                    known[name] = self._unwrap(name, found.wrapped)
+                except WrongKey as error:
+                    if not without_wrong_keys:
+                        raise
+                    log.error("session_key_locked", session_id=name[0], error=str(error))
             elif found is None:
                 lacking.append(name)
             else:
@@ -251,50 +274,68 @@ class SessionKeys:
         return lacking
 
     async def follow(self) -> None:
-        """Brings the index up to the topic's present end. Raises StoreUnavailable."""
+        """Brings the index up to the topic's present end. Raises StoreUnavailable, PublishError."""
         async with self._following:
-            mark = await self._index.mark()
-            if mark < self._seen_mark:
-                log.warning("session_key_index_lost")
-                self._is_complete = False
-            self._seen_mark = await self._read(mark, mark)
+            mark = await self._mark()
+            if await self._read(mark, mark.offset) and mark.offset == 0:
+                self._verified = mark.life
 
-    async def _read_whole(self) -> None:
+    async def verify_index(self) -> None:
+        """Reads all of the topic into the index, once in each of its lives. Raises as `follow`."""
         async with self._following:
-            mark = await self._index.mark()
-            self._is_complete = True
-            self._seen_mark = await self._read(0, mark)
+            while (mark := await self._mark()).life != self._verified:
+                if await self._read(mark, 0):
+                    self._verified = mark.life
 
     def distrust_index(self) -> None:
-        self._is_complete = False
+        self._is_distrusted = True
         self._destroyed.clear()
 
-    async def _read(self, start: int, mark: int) -> int:
-        """Returns where the mark stands then."""
-        end = start
-        async for entries, end in self._log.read(start):  # noqa: B007  # the last one counts
-            await asyncio.gather(*map(self._index_entry, entries))
-        if end != mark and not await self._index.save_mark(mark, end):
-            # It was flushed in between, or somebody else read as well.
-            self._is_complete = False
-            return 0
-        return end
+    async def _mark(self) -> Mark:
+        if self._is_distrusted:
+            mark = await self._index.begin_anew()
+            self._is_distrusted = False
+            return mark
+        return await self._index.mark()
 
-    def _index_entry(self, entry: KeyEntry) -> Awaitable[object]:
+    async def _read(self, mark: Mark, start: int) -> bool:
+        """Returns whether the index has all of it now: not if it was flushed in between, or somebody else read."""
+        end = start
+        refused: set[KeyName] = set()
+        async for entries, end in self._log.read(start):  # noqa: B007  # the last one counts
+            taken = await asyncio.gather(*map(self._index_entry, entries))
+            for entry, is_refused in zip(entries, taken, strict=True):
+                name = entry.session_id, entry.key_id
+                if is_refused:
+                    refused.add(name)
+                elif entry.wrapped is None:
+                    refused.discard(name)
+        for name in refused:
+            # Whoever wrapped it anew while it was destroyed died before taking that back.
+            await self._log.append(*name, None)
+        return await self._index.save_mark(mark, end)
+
+    async def _index_entry(self, entry: KeyEntry) -> bool:
+        """Returns whether it is a key that the index knows as destroyed."""
         if entry.wrapped is None:
-            return self._index.destroy(entry.session_id, [entry.key_id])
-        return self._index.offer(entry.session_id, IndexedKey(entry.key_id, entry.wrapped, entry.offset))
+            await self._index.destroy(entry.session_id, [entry.key_id])
+            return False
+        key = IndexedKey(entry.key_id, entry.wrapped, entry.offset)
+        return await self._index.offer(entry.session_id, key) is None
 
     async def keep_up(self, *, beat: bool) -> None:
         await self.follow()
-        if beat and self._seals:
+        if beat:
             await self._log.beat()
 
     # ---- destroying
 
     async def ids_of(self, session_id: str) -> list[str]:
         await self.follow()
-        return sorted(await self._index.ids(session_id))
+        if not (found := await self._index.ids(session_id)):
+            await self.verify_index()
+            found = await self._index.ids(session_id)
+        return sorted(found)
 
     async def destroy(self, session_id: str, key_ids: Collection[str]) -> None:
         # The index first: whoever wraps a key anew at this moment sees that there, and takes it back in the topic.

@@ -93,6 +93,11 @@ class Taken:
     """Nobody can open it any more; the session was deleted while it was on its way."""
 
     @property
+    def was_sealed(self) -> bool:
+        """It was, and could be opened."""
+        return self.event is not None and is_sealed(self.record.value)
+
+    @property
     def lane(self) -> str:
         """Its session, or a lane of its own where there is none."""
         return self.session_id or f"{self.record.topic}:{self.record.partition}:{self.record.offset}"

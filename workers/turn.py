@@ -109,9 +109,9 @@ class TurnProcessor:
         async with self._parts.store.lock(session_id) as fence:
             await self._turn(taken, session_id, fence, failure)
 
-    async def _opened(self, taken: Taken) -> Taken:
+    async def _opened(self, taken: Taken, *, anew: bool = False) -> Taken:
         try:
-            return opened(taken, await self._parts.seals.open(taken.record.value or b""))
+            return opened(taken, await self._parts.seals.open(taken.record.value or b"", anew=anew))
         except KeyDestroyed:
             return erased(taken)
         except CorruptSession:
@@ -140,6 +140,9 @@ class TurnProcessor:
                     await self._republish_newest(session_id)
                 parts.observer.turn_finished("duplicate", time.monotonic() - taken.taken_at)
                 return
+            if taken.was_sealed and (session is None or session.deleted):
+                # A deletion that did not come through here may have destroyed the key that this process remembers.
+                taken = await self._opened(taken, anew=True)
             fact = await self._fact(taken, source, session_id, inbound_id, session, failure)
             if fact is None:
                 parts.observer.turn_finished("ignored", time.monotonic() - taken.taken_at)

@@ -195,7 +195,7 @@ async def _redrive(
         report = Report()
         try:
             if execute and plan.letters:
-                await _execute(settings, topic, plan, selection, report)
+                await _execute(settings, plan, selection, report)
         finally:
             # Also of one that broke off it must be known how far it came.
             _print_report(plan, report, execute=execute, as_json=as_json)
@@ -204,18 +204,18 @@ async def _redrive(
         raise OpsError(f"{len(report.refused)} records were not sent back: {refused}")
 
 
-async def _execute(
-    settings: Settings, topic: DeadLetterTopic, plan: Plan, selection: Selection, report: Report
-) -> None:
+async def _execute(settings: Settings, plan: Plan, selection: Selection, report: Report) -> None:
     # As large as a dead letter may be; what the original topic takes, its broker says.
-    connection = wiring.kafka_connection(settings)
+    connection, topics = wiring.kafka_connection(settings), wiring.topic_names(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
     try:
         names = {letter.origin.topic for letter in plan.letters}
         partitions = {name: await kafka.partitions_of(name) for name in names}
-        async with wiring.session_keys(settings, connection) as seals:
-            publisher = wiring.sealing(settings, kafka, seals)
-            redrive = Redrive(publisher, wiring.topic_names(settings).inbound, partitions)
+        async with (
+            wiring.session_keys(settings, connection) as seals,
+            open_dead_letters(connection, None, topics.dlq) as topic,
+        ):
+            redrive = Redrive(wiring.sealing(settings, kafka, seals), seals, topics.inbound, partitions)
             with progress("Sending back") as advance:
                 letters = topic.read(selection.since, lambda _done, _total: None)
                 async for through in redrive.run(letters, plan, report):

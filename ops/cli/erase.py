@@ -1,7 +1,7 @@
 """`erase`."""
 
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -10,9 +10,11 @@ from aiokafka.errors import KafkaError
 from ops import wiring
 from ops.cli.console import err, harmless, out, prepare, print_json, run
 from ops.cli.progress import progress
-from ops.erasure import Eraser, Erasure
+from ops.erasure import ContentTopic, Eraser, Erasure, content_topic
 from ops.errors import OpsError, UsageError
+from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import started_reader
+from ops.kafka.topics import TopicAdmin
 from ops.settings import Settings
 from schemas.publishing import PublishError
 from schemas.topics import MAX_EVENT_BYTES
@@ -44,13 +46,12 @@ def erase(
     if found.executed and found.kept_for_ever:
         raise OpsError(
             f"{found.kept_for_ever} records in plain text are kept for ever; they are older than "
-            "TOPIC_ENCRYPTION_ENABLED, or it is off: set TOPIC_REPLIES_RETENTION_DAYS, or delete them"
+            "TOPIC_ENCRYPTION_ENABLED, or it is off: give their topics a retention, or delete them there"
         )
 
 
 async def _erase(settings: Settings, users: frozenset[str], given: frozenset[str], *, execute: bool) -> Erasure:
     connection, names = wiring.kafka_connection(settings), wiring.topic_names(settings)
-    specs = [spec for spec in wiring.topic_specs_of(settings) if spec.name not in (names.knowledge, names.keys)]
     if not settings.seals_topics:
         err.print("TOPIC_ENCRYPTION_ENABLED is off: what the topics have of new sessions can't be erased", markup=False)
     try:
@@ -59,7 +60,7 @@ async def _erase(settings: Settings, users: frozenset[str], given: frozenset[str
             stack.push_async_callback(store.close)
             seals = await stack.enter_async_context(wiring.session_keys(settings, connection))
             consumer = await stack.enter_async_context(started_reader(connection))
-            eraser = Eraser(consumer, specs, store, seals)
+            eraser = Eraser(consumer, await _content_topics(settings, connection), store, seals)
             session_ids = set(given)
             with progress("Looking for sessions") as advance:
                 session_ids |= await eraser.sessions_of(users, advance)
@@ -77,6 +78,14 @@ async def _erase(settings: Settings, users: frozenset[str], given: frozenset[str
             return found
     except (StoreError, PublishError, KafkaError) as error:
         raise OpsError(f"{error} Run it again: what is erased stays so.") from error
+
+
+async def _content_topics(settings: Settings, connection: KafkaConnection) -> list[ContentTopic]:
+    names = wiring.topic_names(settings)
+    specs = [spec for spec in wiring.topic_specs_of(settings) if spec.name not in (names.knowledge, names.keys)]
+    specs += [replace(specs[0], name=name) for name in settings.extra_inbound_topics]
+    async with TopicAdmin(connection) as admin:
+        return [content_topic(state) for state in await admin.describe(specs)]
 
 
 def _document(found: Erasure) -> dict[str, Any]:

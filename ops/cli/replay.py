@@ -145,7 +145,7 @@ async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[O
                 return await it.run(progress, execute=how.execute), None
             kafka = wiring.publisher(settings, connection, max_record_bytes=2 * MAX_EVENT_BYTES)
             stack.push_async_callback(kafka.close)
-            writing = SnapshotWriting(wiring.sealing(settings, kafka, seals), topics.snapshots)
+            writing = SnapshotWriting(kafka, topics.snapshots, seals, store)
             return await it.snapshot(progress, writing), writing
     except StoreError as error:
         raise OpsError(str(error)) from error

@@ -148,8 +148,8 @@ def delete(
 ) -> None:
     """Forgets a session, and publishes that; clients that have it open begin anew."""
     settings = prepare()
-    session, _ = run(_read(settings, session_id, 0))
     if not execute:
+        session, _ = run(_read(settings, session_id, 0))
         out.print(
             f"would delete {session_id} (messages: {session.message_count}, last activity: "
             f"{session.last_activity or 'none'}); add --execute to do it",
@@ -157,7 +157,7 @@ def delete(
         )
         return
     if not run(_delete(settings, session_id)):
-        raise OpsError(f"There is no session {session_id} any more.")
+        raise OpsError(f"There is no session {session_id}; see: supportstream sessions list")
     out.print(f"deleted {session_id}", markup=False)
 
 

@@ -92,7 +92,8 @@ def _print(findings: Findings) -> None:
     read = findings.records
     out.print(
         f"{read['inbound']} inbound records: {read['answered']} answered, {read['dead_letters']} dead letters, "
-        f"{read['duplicates']} duplicates, {read['open']} open",
+        f"{read['duplicates']} duplicates, {read['open']} open"
+        + (f"; {read['erased']} inbound and reply records erased" if read["erased"] else ""),
         markup=False,
     )
     out.print(

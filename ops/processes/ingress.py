@@ -72,7 +72,9 @@ async def ingress_app(
                 for place, (key, value) in enumerate(records)
                 if is_sealed(value) and (side.delivery.waits_for(key) or growth.waits_for(key))
             ]
-            for place, value in zip(meant, await seals.opened([values[place] for place in meant]), strict=True):
+            for place, value in zip(
+                meant, await seals.opened([values[place] for place in meant], without_wrong_keys=True), strict=True
+            ):
                 values[place] = value
             return values
 

@@ -25,7 +25,7 @@ from schemas.topics import MAX_EVENT_BYTES, TopicNames
 from store.errors import StoreError
 from store.l1 import L1Cache
 from store.protocol import SessionStore
-from store.seals import Seals
+from store.seals import NO_KEYS, Seals
 from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
 from workers.generation.protocol import Generator, Retriever
@@ -147,7 +147,8 @@ def _snapshots(settings: Settings, dispatcher: Dispatcher) -> AbstractAsyncConte
 
 
 def _key_upkeep(settings: Settings, dispatcher: Dispatcher, seals: Seals) -> AbstractAsyncContextManager[None]:
-    if not settings.seals_topics:
+    """Also where nothing is sealed any more: what was may still be erased."""
+    if seals is NO_KEYS:
         return nullcontext()
     return keys_kept_up(seals, lambda: _is_first(settings, dispatcher))
 

@@ -24,7 +24,9 @@ from schemas.snapshots import (
     is_coverage,
     snapshot_of,
 )
+from store.protocol import SessionStore
 from store.redis.working_copy import Folded, WorkingCopy
+from store.seals import Seals
 
 log = structlog.get_logger(__name__)
 
@@ -94,9 +96,11 @@ def _seed(session_id: str, value: bytes) -> tuple[Folded, list[bytes]] | None:
 class SnapshotWriting:
     """Publishes a snapshot of each session of a working copy that has none just so."""
 
-    def __init__(self, publisher: Publisher, topic: str) -> None:
+    def __init__(self, publisher: Publisher, topic: str, seals: Seals, store: SessionStore) -> None:
         self._publisher = publisher
         self._topic = topic
+        self._seals = seals
+        self._store = store
         self.written = self.ended = 0
 
     async def run(
@@ -137,11 +141,19 @@ class SnapshotWriting:
             return
         if known:
             return
-        self.written += 1
         value = snapshot_of(session, folded.event_id, events, MAX_SNAPSHOT_BYTES)
-        # A tombstone has no content, and its keys are destroyed.
-        seal_for = None if session.deleted else session.session_id
-        await self._publisher.publish(Record(self._topic, key, value, seal_for=seal_for))
+        if not session.deleted:
+            value = await self._seals.seal(session.session_id, value)
+            # After that: a deletion that comes later destroys the key, and one from before shall not find what it
+            # erased sealed with a key of the session's next life. Its event is behind what this snapshot covers.
+            if await self._was_deleted(session):
+                return
+        self.written += 1
+        await self._publisher.publish(Record(self._topic, key, value))
+
+    async def _was_deleted(self, session: SessionData) -> bool:
+        stored = await self._store.load(session.session_id)
+        return stored is not None and (stored.session.deleted or stored.session.epoch > session.epoch)
 
 
 def coverage_record(topic: str, reply_topic: str, partition: int, offset: int) -> Record:

@@ -120,7 +120,7 @@ async def key_rewrapping(settings: Settings) -> AsyncIterator[KeyRewrapping | No
         if not await key_log.exists():
             yield None
             return
-        await SessionKeys(cipher_of_keys, index, key_log).follow()
+        await SessionKeys(cipher_of_keys, index, key_log).verify_index()
         yield KeyRewrapping(cipher_of_keys, index, key_log)
 
 

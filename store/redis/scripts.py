@@ -201,15 +201,15 @@ redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """)
 
-# The keys of a session (`store.session_keys`) are a hash: `current`, the id of the one that seals, and per id the
-# offset of its record in the keys topic, a blank, and the key as the master key wrapped it. Beside it, for some days,
-# the ids of destroyed ones: who reads the topic from before that must not bring them back.
+# The keys of a session (`store.session_keys`) are a hash: `current`, the id of the one that seals; per id the key as
+# the master key wrapped it; and per id with an `@` behind it the offset of its record in the keys topic. Beside it, for
+# some days, the ids of destroyed ones: who reads the topic from before that must not bring them back.
 CURRENT_KEY = Script("""
 local current = redis.call('HGET', KEYS[1], 'current')
 if not current then
   return false
 end
-return {current, redis.call('HGET', KEYS[1], current)}
+return {current, redis.call('HMGET', KEYS[1], current, current .. '@')}
 """)
 
 OFFER_KEY = Script("""
@@ -218,18 +218,18 @@ local id, offset, wrapped = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('SISMEMBER', destroyed, id) == 1 then
   return false
 end
-local known = redis.call('HGET', keys, id)
-if not known or tonumber(string.match(known, '^%d+')) < tonumber(offset) then
-  redis.call('HSET', keys, id, offset .. ' ' .. wrapped)
+local known = redis.call('HGET', keys, id .. '@')
+if not known or tonumber(known) < tonumber(offset) then
+  redis.call('HSET', keys, id, wrapped, id .. '@', offset)
 end
 redis.call('HSETNX', keys, 'current', id)
 local current = redis.call('HGET', keys, 'current')
-return {current, redis.call('HGET', keys, current)}
+return {current, redis.call('HMGET', keys, current, current .. '@')}
 """)
 
 FIND_KEY = Script("""
-local known = redis.call('HGET', KEYS[1], ARGV[1])
-if known then
+local known = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[1] .. '@')
+if known[1] then
   return known
 end
 return redis.call('SISMEMBER', KEYS[2], ARGV[1])
@@ -238,7 +238,7 @@ return redis.call('SISMEMBER', KEYS[2], ARGV[1])
 DESTROY_KEYS = Script("""
 local keys, destroyed = KEYS[1], KEYS[2]
 for i = 2, #ARGV do
-  redis.call('HDEL', keys, ARGV[i])
+  redis.call('HDEL', keys, ARGV[i], ARGV[i] .. '@')
   redis.call('SADD', destroyed, ARGV[i])
   if redis.call('HGET', keys, 'current') == ARGV[i] then
     redis.call('HDEL', keys, 'current')
@@ -250,7 +250,7 @@ return 1
 
 # Not over what somebody else made of it, nor where a flush took it away: then the index lacks what is below it.
 SAVE_KEYS_MARK = Script("""
-if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[2])

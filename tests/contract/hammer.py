@@ -25,6 +25,7 @@ from store.locking import LockSettings
 from store.protocol import Fence
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
+from store.seals import NO_KEYS
 from tests.unit.workers.fakes import PARTITIONS, TOPICS, RecordingObserver, ScriptedGenerator, away, home, inbound
 from workers.cancellations import Cancellations
 from workers.clock import utc_now
@@ -120,7 +121,7 @@ async def main(url: str, prefix: str, session_id: str, name: str, operations: st
     hammer = Hammer(
         name,
         session_id,
-        DirectSessions(store, log, reply_topic=TOPICS.replies, partitions=PARTITIONS, now=now),
+        DirectSessions(store, log, reply_topic=TOPICS.replies, partitions=PARTITIONS, now=now, seals=NO_KEYS),
         processor,
         home(session_id) if role == "owner" else away(session_id),
         Fence("partition", await store.next_fence()),

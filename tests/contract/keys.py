@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from store.encryption import SessionCipher, new_key
 from store.errors import KeysUnavailable, StoreUnavailable
 from store.rewrapping import KeyRewrapping
-from store.session_keys import DESTROYED, Destroyed, IndexedKey, KeyEntry, KeyName, SessionKeys
+from store.session_keys import DESTROYED, Destroyed, IndexedKey, KeyEntry, KeyName, Mark, SessionKeys
 
 MASTER = new_key()
 
@@ -21,14 +21,15 @@ class MemoryKeyIndex:
     keys: dict[KeyName, IndexedKey] = field(default_factory=dict)
     sealing: dict[str, str] = field(default_factory=dict)
     destroyed: set[KeyName] = field(default_factory=set)
-    marked: int = 0
+    life: int = 0
+    marked: Mark | None = None
     away: bool = False
 
     def flush(self) -> None:
-        self.keys, self.sealing, self.destroyed, self.marked = {}, {}, set(), 0
+        self.keys, self.sealing, self.destroyed, self.marked = {}, {}, set(), None
 
     def lose(self, *names: KeyName) -> None:
-        """As a failover of one of a cluster's nodes does: the mark stays."""
+        """Somebody removes them: the mark stays."""
         for name in names:
             self.keys.pop(name)
             if self.sealing.get(name[0]) == name[1]:
@@ -64,15 +65,21 @@ class MemoryKeyIndex:
             if self.sealing.get(session_id) == key_id:
                 del self.sealing[session_id]
 
-    async def mark(self) -> int:
+    async def mark(self) -> Mark:
         self._check()
+        return self.marked or await self.begin_anew()
+
+    async def begin_anew(self) -> Mark:
+        self._check()
+        self.life += 1
+        self.marked = Mark(str(self.life), 0)
         return self.marked
 
-    async def save_mark(self, before: int, after: int) -> bool:
+    async def save_mark(self, before: Mark, offset: int) -> bool:
         self._check()
         if self.marked != before:
             return False
-        self.marked = after
+        self.marked = Mark(before.life, offset)
         return True
 
     def _check(self) -> None:

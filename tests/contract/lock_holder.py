@@ -20,6 +20,7 @@ from store.locking import LockSettings
 from store.protocol import Applied
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
+from store.seals import NO_KEYS
 from tests.contract.sessions import commit
 from workers.clock import utc_now
 
@@ -65,7 +66,7 @@ async def hold_for_a_direct_write(store: RedisSessionStore, session_id: str) -> 
         return moment.ms, moment.rfc3339
 
     log = Pausing()
-    sessions = DirectSessions(store, log, reply_topic="support.replies.v1", partitions=12, now=now)
+    sessions = DirectSessions(store, log, reply_topic="support.replies.v1", partitions=12, now=now, seals=NO_KEYS)
     try:
         await sessions.update(session_id, {"metadata": {"by": "the first holder"}})
     finally:

@@ -19,6 +19,7 @@ from store.direct import DirectSessions
 from store.errors import Conflict, LockingDisabled, LockTimeout, Unpublished
 from store.memory import MemorySessionStore
 from store.protocol import SessionStore
+from store.seals import NO_KEYS
 from tests.contract.backends import Backend
 
 AT = "2026-01-02T03:04:05.678Z"
@@ -72,7 +73,9 @@ def log() -> ReplyLog:
 
 def direct(store: SessionStore, log: ReplyLog) -> DirectSessions:
     ms = count(1_000)
-    return DirectSessions(store, log, reply_topic=TOPIC, partitions=PARTITIONS, now=lambda: (next(ms), AT))
+    return DirectSessions(
+        store, log, reply_topic=TOPIC, partitions=PARTITIONS, now=lambda: (next(ms), AT), seals=NO_KEYS
+    )
 
 
 @pytest.fixture

@@ -1,19 +1,21 @@
 """The index of session keys: in Redis, alone and as a cluster, as in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from ops.local.redis import RedisServer
+from ops.local.redis_call import call
 from ops.local.redis_cluster import RedisCluster
 from store.redis.connect import RedisSettings, connect
 from store.redis.key_index import RedisKeyIndex
-from store.session_keys import DESTROYED, IndexedKey, KeyIndex
+from store.session_keys import DESTROYED, IndexedKey, KeyIndex, Mark
 from tests.contract.keys import MemoryKeyIndex
 
-ONE = IndexedKey("01" * 16, b"\x01wrapped \x00\xff one", 7)
+ONE = IndexedKey("01" * 16, b"\x01wrapped @ \x00\xff one", 7)
 TWO = IndexedKey("02" * 16, b"\x01two", 8)
 
 
@@ -83,8 +85,59 @@ async def test_destroying_nothing_changes_nothing(index: KeyIndex) -> None:
 
 
 async def test_the_mark_moves_only_from_where_its_mover_saw_it(index: KeyIndex) -> None:
-    assert await index.mark() == 0
-    assert await index.save_mark(0, 5)
-    assert not await index.save_mark(0, 9)
-    assert await index.save_mark(5, 3)
-    assert await index.mark() == 3
+    first = await index.mark()
+    assert first.offset == 0
+    assert await index.save_mark(first, 5)
+    assert not await index.save_mark(first, 9)
+    assert await index.mark() == Mark(first.life, 5)
+    assert await index.save_mark(Mark(first.life, 5), 3)
+    assert (await index.mark()).offset == 3
+
+
+async def test_a_later_life_begins_at_nothing_and_ends_the_one_before(index: KeyIndex) -> None:
+    first = await index.mark()
+    assert await index.save_mark(first, 5)
+    later = await index.begin_anew()
+    assert (later.offset, later.life == first.life) == (0, False)
+    assert not await index.save_mark(Mark(first.life, 5), 9)
+    assert await index.mark() == later
+
+
+async def test_two_that_begin_at_once_agree(index: KeyIndex) -> None:
+    assert len({mark.life for mark in await asyncio.gather(index.mark(), index.mark())}) == 1
+
+
+async def test_an_index_that_was_flushed_begins_anew(redis_of_its_own: RedisServer) -> None:
+    index = RedisKeyIndex(connect(RedisSettings(redis_of_its_own.url)), key_prefix="test:")
+    try:
+        before = await index.mark()
+        assert await index.save_mark(before, 7)
+        call(redis_of_its_own.port, "FLUSHALL")
+        assert not await index.save_mark(Mark(before.life, 7), 8)
+        after = await index.mark()
+        assert (after.offset, after.life == before.life) == (0, False)
+    finally:
+        await index.close()
+
+
+async def test_an_index_behind_another_server_begins_anew(tmp_path: Path) -> None:
+    """A server that was restarted, or took over, may lack acknowledged writes."""
+    with RedisServer(tmp_path, options=("--appendonly", "yes")) as server:
+        index = RedisKeyIndex(connect(RedisSettings(server.url)), key_prefix="test:")
+        try:
+            before = await index.mark()
+            assert await index.save_mark(before, 7)
+            await index.offer("s", ONE)
+            server.stop()
+            server.start()
+            assert await index.current("s") == ONE
+            after = await index.mark()
+            assert (after.offset, after.life == before.life) == (0, False)
+        finally:
+            await index.close()
+
+
+@pytest.fixture
+def redis_of_its_own(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server

@@ -15,10 +15,15 @@ from hypothesis import strategies as st
 from ops.dead_letters import DeadLetter, Place, Selection, decode_dead_letter
 from ops.errors import OpsError
 from ops.redrive import NEVER_A_TURN, InOrder, Plan, Redrive, Report, plan_redrive, redriven_record, with_identity
+from schemas.identity import derived_inbound_id
 from schemas.inbound import decode_inbound
 from schemas.partition import home_partition
 from schemas.publishing import BrokerUnavailable, Position, Record, RecordTooLarge
 from schemas.replies import TurnCompleted, TurnFailed
+from schemas.sealed import is_sealed
+from store.sealing import SealingPublisher
+from store.seals import NO_KEYS
+from tests.contract.keys import System
 from tests.unit.ops.letters import FAILED_AT, TOPICS, Kept, consumed, dead_letter
 from tests.unit.workers.fakes import FakeRecord, Worker, home
 from workers.errors import TransientError
@@ -42,7 +47,7 @@ def redrive(letters: Sequence[DeadLetter], publisher: Kept) -> Report:
     report, planned = Report(), plan(letters)
 
     async def run() -> None:
-        async for _ in Redrive(publisher, TOPICS.inbound, PARTITIONS).run(each(letters), planned, report):
+        async for _ in Redrive(publisher, NO_KEYS, TOPICS.inbound, PARTITIONS).run(each(letters), planned, report):
             pass
 
     asyncio.run(run())
@@ -133,7 +138,7 @@ def test_a_record_goes_to_its_session_s_home_or_to_where_it_stood() -> None:
 
 def test_a_redriven_record_says_so_once_and_keeps_its_other_headers() -> None:
     headers = [("origin", b"crm"), ("dlq.redriven", b"9:9"), ("origin", b"web")]
-    redriven = redriven_record(dead_letter(Position(OTHER, 1, 2), b"s1", TEXT, headers, place=Place(3, 17)), 1)
+    redriven = redriven_record(dead_letter(Position(OTHER, 1, 2), b"s1", TEXT, headers, place=Place(3, 17)), TEXT, 1)
     assert redriven.headers == [("origin", b"crm"), ("origin", b"web"), ("dlq.redriven", b"3:17")]
     assert redriven.key == b"s1"
 
@@ -177,7 +182,7 @@ async def test_a_message_without_an_id_is_answered_after_its_failure_and_never_t
     place = home("s1")
     await worker.run(FakeRecord(place.topic, place.partition, 4, b"s1", TEXT))
     failed = decode_dead_letter(consumed(worker.publisher.of(TOPICS.dlq)[0], 0, 0))
-    copy = redriven_record(failed, place.partition)
+    copy = redriven_record(failed, with_identity(failed.value, failed.origin), place.partition)
     for offset in (5, 6):
         await worker.run(FakeRecord(copy.topic, place.partition, offset, copy.key, copy.value, copy.headers))
     replies = {event.id: event for event in worker.publisher.replies}.values()
@@ -216,3 +221,29 @@ def test_without_a_broker_it_ends_and_says_how_far_it_came() -> None:
     with pytest.raises(OpsError, match=r"Kafka is away\. 1 records were sent back before"):
         redrive(stored, failing)
     assert len(failing.records) == 1, "the one behind does not overtake"
+
+
+async def test_what_is_sealed_goes_back_as_it_is_and_what_lacks_an_id_is_sealed_with_it() -> None:
+    """A session that is deleted meanwhile finds nothing of it sealed with a key of its next life."""
+    system, kept = System(), Kept()
+    keys = system.process()
+    ours, theirs = [await keys.seal("s1", text) for text in (b'{"id": "m1", "text": "hello"}', TEXT)]
+    stored = [
+        replace(letter(Place(0, 0)), value=ours),
+        replace(letter(Place(0, 1)), key=None, session_id="s1", value=theirs),
+    ]
+    readable = [replace(one, value=await keys.open(one.value or b"")) for one in stored]
+    report, planned = Report(), await plan_redrive(each(readable), ALL, PARTITIONS, None)
+    publisher = SealingPublisher(kept, keys)
+    async for _ in Redrive(publisher, keys, TOPICS.inbound, PARTITIONS).run(each(stored), planned, report):
+        pass
+    sent = {record.key: record.value or b"" for record in kept.records}
+    assert sent[b"s1"] == ours
+    assert is_sealed(sent[None])
+    assert orjson.loads(await keys.open(sent[None]))["id"] == derived_inbound_id(TOPICS.inbound, 0, 1)
+
+
+async def test_what_was_erased_stays() -> None:
+    gone = [replace(letter(Place(0, 0)), value=b"\x01" + b"x" * 80)]
+    planned = await plan_redrive(each(gone), ALL, PARTITIONS, None)
+    assert (planned.letters, dict(planned.skipped)) == ([], {("x", "erased: its session was deleted"): 1})

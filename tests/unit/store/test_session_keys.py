@@ -8,6 +8,7 @@ from schemas.sealed import is_sealed, parse_sealed
 from store.encryption import new_key
 from store.errors import CorruptSession, KeyDestroyed, KeysUnavailable, StoreUnavailable, WrongKey
 from store.seals import NO_KEYS
+from store.session_keys import Mark
 from tests.contract.keys import MASTER, System
 
 TEXT = b'{"text": "a canary"}'
@@ -217,20 +218,44 @@ async def test_without_the_index_it_is_sealed_with_a_key_of_its_own_which_others
     assert len(await system.process().ids_of("s")) == 2
 
 
-async def test_an_index_that_was_flushed_while_it_was_read_into_is_read_into_again(system: System) -> None:
+@pytest.mark.parametrize("mark", [0, 10], ids=["of a new index", "of one that follows"])
+async def test_an_index_that_is_flushed_while_it_is_read_into_is_read_into_again(system: System, mark: int) -> None:
     keys = system.process()
     values = [await keys.seal(f"s{n}", TEXT) for n in range(10)]
-    system.index.flush()
-    reader = system.process()
+    if mark:
+        await keys.follow()
+        system.index.lose(*list(system.index.keys))
+    else:
+        system.index.flush()
     save_mark = system.index.save_mark
 
-    async def flushed_before(before: int, after: int) -> bool:
+    async def flushed_before(before: Mark, offset: int) -> bool:
         system.index.save_mark = save_mark  # type: ignore[method-assign]
         system.index.flush()
-        return await save_mark(1, after)
+        return await save_mark(before, offset)
 
     system.index.save_mark = flushed_before  # type: ignore[method-assign]
+    reader = system.process()
     assert await reader.opened(values) == [TEXT] * 10
+
+
+async def test_a_deletion_finds_keys_that_somebody_removed_from_the_index(system: System) -> None:
+    keys = system.process()
+    sealed = await keys.seal("s", TEXT)
+    await keys.follow()
+    system.index.lose(("s", parse_sealed(sealed).key_id))
+    worker = system.process()
+    assert await worker.ids_of("s") == [parse_sealed(sealed).key_id]
+
+
+async def test_who_asks_anew_is_told_of_a_deletion_at_once(system: System) -> None:
+    worker, other = system.process(), system.process()
+    sealed = await worker.seal("s", TEXT)
+    assert await worker.open(sealed, anew=True) == TEXT
+    await other.destroy("s", await other.ids_of("s"))
+    assert await worker.open(sealed) == TEXT
+    with pytest.raises(KeyDestroyed):
+        await worker.open(sealed, anew=True)
 
 
 # ---- the master key
@@ -282,6 +307,37 @@ async def test_a_key_that_is_destroyed_while_it_is_wrapped_anew_stays_destroyed(
         await system.process(new).open(sealed)
 
 
+async def test_a_rotation_that_dies_while_it_revives_a_destroyed_key_is_undone_by_whoever_reads_on(
+    system: System,
+) -> None:
+    new, keys = new_key(), system.process()
+    sealed = await keys.seal("s", TEXT)
+    await keys.follow()
+    await keys.destroy("s", await keys.ids_of("s"))
+    [entry] = [each for each in system.log.entries if each.wrapped is not None]
+    await system.log.append("s", entry.key_id, entry.wrapped)
+    assert system.readable == 1
+    await system.process().follow()
+    assert system.readable == 0
+    appended = len(system.log.entries)
+    await system.process().follow()
+    await system.process().verify_index()
+    assert len(system.log.entries) == appended, "a tombstone is enough"
+    system.index.flush()
+    system.log.compact()
+    with pytest.raises(KeyDestroyed):
+        await system.process(new, MASTER).open(sealed)
+
+
+async def test_where_one_key_is_locked_the_others_open_for_who_wants_that(system: System) -> None:
+    other = new_key()
+    locked, mine = await system.process(other).seal("locked", TEXT), await system.process().seal("s", TEXT)
+    keys = system.process()
+    with pytest.raises(WrongKey):
+        await keys.opened([locked, mine])
+    assert await keys.opened([locked, mine], without_wrong_keys=True) == [locked, TEXT]
+
+
 async def test_a_master_key_that_is_missing_leaves_its_keys_as_they_are(system: System) -> None:
     keys = system.process()
     await keys.seal("s", TEXT)
@@ -315,8 +371,7 @@ async def test_without_any_key_nothing_is_sealed_and_nothing_that_was_is_taken_f
     assert await NO_KEYS.ids_of("s") == []
 
 
-async def test_only_who_seals_beats(system: System) -> None:
+async def test_only_one_of_all_beats(system: System) -> None:
     await system.process().keep_up(beat=True)
     await system.process().keep_up(beat=False)
-    await system.process(seals=False).keep_up(beat=True)
     assert system.log.beats == 1

@@ -8,9 +8,11 @@ import pytest
 from schemas.publishing import BrokerUnavailable, Position, Record
 from schemas.replies import SessionDeleted, TurnCompleted, TurnFailed, decode_reply
 from schemas.sealed import is_sealed, parse_sealed
+from store.direct import DirectSessions
 from store.errors import KeyDestroyed
+from store.sealing import SealingPublisher
 from tests.contract.keys import System
-from tests.unit.workers.fakes import TOPICS, FakePublisher, FakeRecord, Worker, home, inbound
+from tests.unit.workers.fakes import PARTITIONS, TOPICS, FakePublisher, FakeRecord, Worker, home, inbound
 
 
 def deletion_at(offset: int) -> FakeRecord:
@@ -173,3 +175,27 @@ async def test_the_key_of_a_later_life_outlives_the_deletion_that_comes_again(sy
     assert await system.process().open(later.value or b"")
     key_ids = {parse_sealed(each.value or b"").key_id for each in (later,)}
     assert key_ids.isdisjoint({entry.key_id for entry in system.log.entries if entry.wrapped is None})
+
+
+async def test_what_waited_while_somebody_else_deleted_the_session_begins_no_new_life(system: System) -> None:
+    """By a command, say: this worker hears of it only from the store, and remembers the key."""
+    worker = Worker(seals=system.process())
+    await worker.run(await sealed(system, "s1", 0, "m0"))
+    waiting = await sealed(system, "s1", 1, "waited")
+    command = system.process()
+    sessions = DirectSessions(
+        worker.store,
+        SealingPublisher(worker.publisher, command),
+        reply_topic=TOPICS.replies,
+        partitions=PARTITIONS,
+        now=lambda: (worker.clock().ms, "2026-01-02T03:04:05.000Z"),
+        seals=command,
+    )
+    assert await sessions.delete("s1")
+    await worker.run(waiting)
+    told = [each for each in await replies(worker, system) if each is not None]
+    # Whoever finds that somebody else wrote publishes what that may have left unpublished.
+    assert [type(each) for each in told] == [SessionDeleted, SessionDeleted, TurnFailed]
+    assert worker.generator.calls == ["m0"] or worker.observer.seen["stale"] == 1
+    with pytest.raises(KeyDestroyed):
+        await system.process().open(waiting.value or b"")
