@@ -6,7 +6,6 @@ session has a hash and a list, as a live one; its events are whole, or digests w
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -251,13 +250,14 @@ class WorkingCopy:
         except (CorruptSession, WrongKey) as error:
             return Pair(session_id, rebuilt, None, unreadable=str(error), **at)  # type: ignore[arg-type]
 
-    async def live_pages(self, size: int = _GROUP) -> AsyncGenerator[list[str]]:
-        """The ids of live sessions that were not rebuilt."""
-        async with aclosing(session_id_pages(self._connections.client, self._live, size=size)) as pages:
-            async for page in pages:
-                known = await self._many(("EXISTS", self._keys.session(each)) for each in page)
-                if lacking := [each for each, there in zip(page, known, strict=True) if not there]:
-                    yield lacking
+    def live_pages(self, size: int = _GROUP) -> AsyncGenerator[list[str]]:
+        """The ids of the sessions that are live."""
+        return session_id_pages(self._connections.client, self._live, size=size)
+
+    async def lacking(self, session_ids: Sequence[str]) -> list[str]:
+        """Those of them that were not rebuilt."""
+        known = await self._many(("EXISTS", self._keys.session(each)) for each in session_ids)
+        return [each for each, there in zip(session_ids, known, strict=True) if not there]
 
     async def event_digests(self, session_ids: Sequence[str]) -> list[tuple[list[bytes], list[bytes]]]:
         """Per session the digests of its newest events, as rebuilt and as live."""
@@ -307,10 +307,7 @@ class WorkingCopy:
         return sum(await self._many_scripts(REMOVE, calls))
 
     async def drop(self) -> None:
-        """Removes the copy."""
-        async with aclosing(self.pages()) as pages:
-            async for page in pages:
-                await self.forget(page)
+        """Removes what is left of the copy when all its sessions are forgotten."""
         for session_id in await self.held_sessions():
             await self.drop_held(session_id)
         await self._many([("DEL", self._about), ("DEL", self._held)])
