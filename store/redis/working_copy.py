@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from secrets import token_hex
 from typing import Any
 
 from schemas.session import RECENT_EVENTS, SessionData
@@ -92,6 +93,7 @@ class WorkingCopy:
         self._keep_ms = int(keep_seconds * 1000)
         self._round_trips = RoundTrips(connections.links)
         self._alone = asyncio.Lock()
+        self._writer, self._marks = token_hex(8), 0
 
     # ---- whose it is, and how far it is
 
@@ -132,25 +134,24 @@ class WorkingCopy:
 
     async def write(self, steps: Sequence[Step]) -> list[bool]:
         """Which of them were written; another one was folded on by somebody else meanwhile."""
-        return [done == 1 for done in await self._many_scripts(FOLD_IN, [self._fold_in(step) for step in steps])]
+        # Two commands for each, and a group has an even number: both go over the same link.
+        commands = [command for step in steps for command in self._fold_in(step)]
+        return [done == 1 for done in (await self._many(commands))[1::2]]
 
-    def _fold_in(self, step: Step) -> tuple[list[str], list[Any]]:
+    def _fold_in(self, step: Step) -> tuple[Command, Command]:
         session = step.after.session
         assert session is not None
         session_id, seal = session.session_id, self._cipher.seal
+        values = self._values(session_id, step.events[-RECENT_EVENTS:])
+        self._marks += 1
+        mark = f"{self._writer}:{self._marks}"
+        keys = self._of(session_id)
+        state = seal(session_id, session.to_json())
+        of_the_session = (step.before.at, step.after.at, step.after.event_id, state, self._cipher.key_id)
+        of_its_events = (self._keep_ms, RECENT_EVENTS, int(step.anew), len(values), mark)
         return (
-            [self._keys.session(session_id), self._keys.events(session_id)],
-            [
-                step.before.at,
-                step.after.at,
-                step.after.event_id,
-                seal(session_id, session.to_json()),
-                self._cipher.key_id,
-                self._keep_ms,
-                RECENT_EVENTS,
-                int(step.anew),
-                *self._values(session_id, step.events[-RECENT_EVENTS:]),
-            ],
+            ("RPUSH", keys[1], *values, mark),
+            ("EVALSHA", FOLD_IN.sha, len(keys), *keys, *of_the_session, *of_its_events),
         )
 
     def _values(self, session_id: str, events: Sequence[bytes]) -> list[bytes]:
