@@ -64,7 +64,7 @@ def replay(
         int | None, typer.Option(min=1, help="Read at most so many records a second, to leave the rest in peace.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="How many read where there is much; one per CPU if not given.")
+        int | None, typer.Option(min=1, help="How many share the work; one per CPU if not given.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:

@@ -1,11 +1,12 @@
 """A replay: sessions rebuilt from the reply topic beside the live ones, compared with them, put in their place.
 
-1. Read every reply partition into a working copy (`store.redis.working_copy`), in several processes where there is much
-   to read. Nothing live is touched, nothing is generated or published, and no consumer group is involved.
+1. Read every reply partition into a working copy (`store.redis.working_copy`). Nothing live is touched, nothing is
+   generated or published, and no consumer group is involved.
 2. Compare each session with the live one.
 3. If told so, put the rebuilt ones in their place: each in one step, and never over what a worker wrote meanwhile.
 
-Killed at any moment, it goes on where it was: what is read is in the working copy together with how far.
+Several processes (`ops.replay.crew`) share the work: each reads some of the partitions, then compares whatever sessions
+it is handed. Killed at any moment, it goes on where it was: what is read is in the working copy together with how far.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ Advance = Callable[[int, int | None], None]
 Stage = Callable[[str], AbstractContextManager[Advance]]
 """Shows how far something is, while the block runs."""
 ALONE_BELOW = 50_000
-"""So few records are read sooner than several processes have asked the broker about them."""
+"""So few records are not worth sharing."""
 _LEASE_EVERY_SECONDS = 4.0
 _CATCH_UP_ROUNDS = 3
 _STARTED, _SEEDED, _COVERED, _COMPARED = "started_ms", "seeded", "covered:", "compared"
