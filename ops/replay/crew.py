@@ -75,19 +75,20 @@ def crew(count: int, make_part: MakePart) -> Iterator[list[Member]]:
         for _ in range(count):
             ours, theirs = context.Pipe()
             pipes.append(ours)
-            processes.append(
-                context.Process(target=_work, args=(theirs, list(pipes), os.getpid(), make_part), daemon=True)
-            )
-            processes[-1].start()
+            process = context.Process(target=_work, args=(theirs, list(pipes), os.getpid(), make_part), daemon=True)
+            process.start()
+            processes.append(process)
             theirs.close()
         yield [Member(pipe) for pipe in pipes]
     finally:
         for process in processes:
             # Whatever they are at: what counts is in Redis, and nothing there is ever half done.
             process.terminate()
-        for process, pipe in zip(processes, pipes, strict=True):
+        for process in processes:
             process.join()
+        for pipe in pipes:
             pipe.close()
+        gc.unfreeze()
 
 
 def _work(
@@ -159,7 +160,8 @@ async def all_of(works: Sequence[Coroutine[Any, Any, None]], may_go_on: Callable
     Raises:
         OpsError: `may_go_on`, which is asked every second, said no.
     """
-    left = {asyncio.create_task(work) for work in works}
+    tasks = [asyncio.create_task(work) for work in works]
+    left = set(tasks)
     try:
         while left:
             done, left = await asyncio.wait(left, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
@@ -168,6 +170,6 @@ async def all_of(works: Sequence[Coroutine[Any, Any, None]], may_go_on: Callable
             if not may_go_on():
                 raise OpsError("Another replay took over.")
     finally:
-        for each in left:
+        for each in tasks:
             each.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
