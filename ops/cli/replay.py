@@ -1,9 +1,11 @@
 """`replay`."""
 
 import os
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -15,8 +17,9 @@ from ops.cli.progress import progress
 from ops.cli.times import point_in_time
 from ops.errors import OpsError, UsageError
 from ops.replay.comparison import Difference
+from ops.replay.crew import Place, crew
 from ops.replay.outcome import Outcome
-from ops.replay.process import ReadElsewhere
+from ops.replay.process import Part
 from ops.replay.rebuild import Rebuild, Snapshots
 from ops.replay.selection import Selection
 from ops.replay.snapshots import SnapshotWriting
@@ -61,7 +64,7 @@ def replay(
         int | None, typer.Option(min=1, help="Read at most so many records a second, to leave the rest in peace.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="How many read where there is much; one per CPU if not given.")
+        int | None, typer.Option(min=1, help="How many share the work; one per CPU if not given.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
@@ -87,8 +90,10 @@ def replay(
     )
     if snapshot and not selection.is_everything:
         raise UsageError("--snapshot covers all sessions; leave out the filters")
-    how = How(execute, snapshot, from_start, 1 if rate else processes or os.cpu_count() or 1, rate)
-    outcome, written = run(rebuild(prepare(), selection, how))
+    how = How(execute, snapshot, from_start, rate)
+    settings = prepare()
+    with _crew(settings, selection, how, processes) as members:
+        outcome, written = run(rebuild(settings, selection, how, members))
     if as_json:
         print_json(_document(outcome) if written is None else _snapshot_document(outcome, written))
     elif written is None:
@@ -107,23 +112,49 @@ class How:
     execute: bool
     snapshot: bool
     from_start: bool
-    processes: int
     records_per_second: int | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Needs the events themselves, not only what tells them apart."""
+        return self.execute or self.snapshot
 
-async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[Outcome, SnapshotWriting | None]:
+
+def _crew(
+    settings: Settings, selection: Selection, how: How, processes: int | None
+) -> AbstractContextManager[Sequence[Place]]:
+    """The processes that share the work; none where one is enough."""
+    count = 1 if how.records_per_second else processes or min(os.cpu_count() or 1, settings.topic_partitions)
+    return crew(count, partial(_part, settings, selection, how)) if count > 1 else nullcontext(())
+
+
+def _part(settings: Settings, selection: Selection, how: How, may_go_on: Callable[[], bool]) -> Part:
+    connection = wiring.kafka_connection(settings)
+    return Part(
+        connection,
+        wiring.topic_names(settings).replies,
+        wiring.working_copy(settings, selection, whole=how.whole),
+        selection,
+        may_go_on,
+        partial(wiring.session_keys, settings, connection),
+        ttl_seconds=settings.redis_session_ttl_seconds,
+    )
+
+
+async def rebuild(
+    settings: Settings, selection: Selection, how: How, members: Sequence[Place] = ()
+) -> tuple[Outcome, SnapshotWriting | None]:
     """Runs a replay; with snapshots, what was written of them.
 
     Raises:
         OpsError
     """
-    whole = how.execute or how.snapshot
     topics = wiring.topic_names(settings)
     try:
         async with AsyncExitStack() as stack:
             store = wiring.shared_session_store(settings)
             stack.push_async_callback(store.close)
-            copy = wiring.working_copy(settings, selection, whole=whole)
+            copy = wiring.working_copy(settings, selection, whole=how.whole)
             stack.push_async_callback(copy.close)
             connection = wiring.kafka_connection(settings)
             seals = await stack.enter_async_context(wiring.session_keys(settings, connection))
@@ -135,9 +166,8 @@ async def rebuild(settings: Settings, selection: Selection, how: How) -> tuple[O
                 copy,
                 selection,
                 ttl_seconds=settings.redis_session_ttl_seconds,
-                processes=how.processes,
                 records_per_second=how.records_per_second,
-                read_elsewhere=ReadElsewhere(settings, selection, whole=whole),
+                crew=members,
                 snapshots=None if how.from_start else Snapshots(topics.snapshots, incarnations.name(topics.replies)),
                 seals=seals,
             )

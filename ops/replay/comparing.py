@@ -1,7 +1,7 @@
 """Compares what was rebuilt with what is live, and, if told so, puts it in its place."""
 
-from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import aclosing
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from ops.replay.comparison import Difference, compare, compare_events
 from ops.replay.outcome import Outcome
@@ -13,10 +13,22 @@ _BORN_MEANWHILE_SECONDS = 60.0
 """How far the clocks of workers and of who replays may be apart."""
 
 
-class Comparing:
-    """One replay's comparison; what it finds and does goes into an `Outcome`.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for all sessions of a replay."""
 
-    `incomplete`, wherever it is asked for, are the sessions of which events are not retained.
+    execute: bool
+    """Put what was rebuilt in its place."""
+    started: float
+    """When the reading did, in seconds since 1970."""
+    cut: bool
+    """The topic has not all events that there ever were."""
+
+
+class Comparing:
+    """The comparison of some sessions; what it finds and does goes into an `Outcome`.
+
+    `incomplete`, wherever it is asked for, are those of them of which events are not retained.
     """
 
     def __init__(
@@ -24,35 +36,21 @@ class Comparing:
         copy: WorkingCopy,
         selection: Selection,
         outcome: Outcome,
+        terms: Terms,
         *,
         ttl_seconds: float,
-        started: float,
-        execute: bool,
         clock: Callable[[], float],
     ) -> None:
-        """`ttl_seconds`: how long a session lives that says nothing else. `started`: when the reading did, in seconds
-        since 1970."""
+        """`ttl_seconds`: how long a session lives that says nothing else."""
         self._copy = copy
         self._selection = selection
         self._outcome = outcome
+        self._terms = terms
         self._ttl_seconds = ttl_seconds
-        self._started = started
-        self._execute = execute
         self._clock = clock
 
-    async def rebuilt(self, advance: Callable[[int, int | None], None], incomplete: Collection[str]) -> list[str]:
-        """All that were rebuilt. Returns the sessions that are ahead of what was read."""
-        ahead: list[str] = []
-        done = 0
-        async with aclosing(self._copy.pages()) as pages:
-            async for page in pages:
-                ahead += await self.some(page, incomplete)
-                done += len(page)
-                advance(done, None)
-        return ahead
-
-    async def some(self, session_ids: list[str], incomplete: Collection[str]) -> list[str]:
-        """These of them; returns as `rebuilt`."""
+    async def rebuilt(self, session_ids: list[str], incomplete: Collection[str]) -> list[str]:
+        """Sessions that were rebuilt. Returns those that are ahead of what was read."""
         now = self._clock()
         ahead = []
         switching: list[tuple[SessionData, float]] = []
@@ -63,7 +61,7 @@ class Comparing:
             self._outcome.add(difference)
             if difference.kind in ("created", "changed"):
                 switching.append((session, session.expires_at(self._ttl_seconds) - now))
-        if self._execute and switching:
+        if self._terms.execute and switching:
             self._outcome.switched += await self._copy.switch(switching)
         return ahead
 
@@ -86,33 +84,18 @@ class Comparing:
                 found[session_id] = found[session_id][0], Difference(session_id, "changed", changes)
         return list(found.values())
 
-    async def lacking(self, incomplete: Collection[str], *, cut: bool) -> None:
-        """Live sessions that were not rebuilt. `cut`: the topic has not all events that there ever were."""
-        async with aclosing(self._lacking_pages()) as pages:
-            async for page in pages:
-                removing: list[Pair] = []
-                for pair in await self._copy.pairs(page):
-                    difference = self._lacking(pair, cut=cut or pair.session_id in incomplete)
-                    if difference is None:
-                        continue
-                    self._outcome.add(difference)
-                    if difference.kind == "removed":
-                        removing.append(pair)
-                if self._execute and removing:
-                    self._outcome.removed += await self._copy.remove(removing)
-
-    async def _lacking_pages(self) -> AsyncGenerator[list[str]]:
-        if self._selection.sessions:
-            found = await self._copy.pairs(sorted(self._selection.sessions))
-            yield [pair.session_id for pair in found if pair.rebuilt is None]
-            return
-        if self._selection.partitions:
-            # Which partition an unknown session's events would be in can't be told for sure.
-            return
-        async with aclosing(self._copy.live_pages()) as pages:
-            async for page in pages:
-                if meant := [session_id for session_id in page if self._selection.takes_id(session_id)]:
-                    yield meant
+    async def live(self, session_ids: list[str], incomplete: Collection[str]) -> None:
+        """Sessions that are live: which of them were not rebuilt, and what that means."""
+        removing: list[Pair] = []
+        for pair in await self._copy.pairs(await self._copy.lacking(session_ids)):
+            difference = self._lacking(pair, cut=self._terms.cut or pair.session_id in incomplete)
+            if difference is None:
+                continue
+            self._outcome.add(difference)
+            if difference.kind == "removed":
+                removing.append(pair)
+        if self._terms.execute and removing:
+            self._outcome.removed += await self._copy.remove(removing)
 
     def _lacking(self, pair: Pair, *, cut: bool) -> Difference | None:
         if pair.rebuilt is not None or not (pair.live or pair.unreadable):
@@ -123,4 +106,5 @@ class Comparing:
             return Difference(pair.session_id, "not_retained")
         # A session that began after the reading did has its first reply on the way.
         born = pair.live_epoch / 1000
-        return Difference(pair.session_id, "ahead" if born >= self._started - _BORN_MEANWHILE_SECONDS else "removed")
+        late = born >= self._terms.started - _BORN_MEANWHILE_SECONDS
+        return Difference(pair.session_id, "ahead" if late else "removed")

@@ -10,7 +10,7 @@ _SHOWN = 10
 
 @dataclass(slots=True)
 class Outcome:
-    """What a replay found, and did."""
+    """What a replay found, and did, with all sessions or with some."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     """Sessions, by `Difference.kind`."""
@@ -38,8 +38,20 @@ class Outcome:
     def add(self, difference: Difference) -> None:
         self.kinds[difference.kind] += 1
         self.fields.update(difference.changes.keys())
-        if difference.kind in ("same", "expired"):
-            return
+        if difference.kind not in ("same", "expired"):
+            self._show(difference)
+
+    def take_in(self, part: "Outcome") -> None:
+        """What was found and done with other sessions counts here as well."""
+        self.kinds.update(part.kinds)
+        self.fields.update(part.fields)
+        self.more += part.more
+        self.switched += part.switched
+        self.removed += part.removed
+        for difference in part.first:
+            self._show(difference)
+
+    def _show(self, difference: Difference) -> None:
         if len(self.first) < _SHOWN:
             self.first.append(difference)
         else:

@@ -1,55 +1,85 @@
-"""A process of its own that reads a share of the reply partitions for a replay."""
+"""One process's part of a replay: to read some partitions, to compare some sessions."""
 
-import asyncio
-import gc
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 
-import uvloop
+from aiokafka import AIOKafkaConsumer
 
-from ops import wiring
+from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import span_reader
+from ops.replay.comparing import Comparing, Terms
+from ops.replay.outcome import Outcome
 from ops.replay.reading import Reading, Spans
 from ops.replay.selection import Selection
-from ops.settings import Settings
+from store.redis.working_copy import WorkingCopy
+from store.seals import Seals
 
 
-@dataclass(frozen=True, slots=True)
-class ReadElsewhere:
-    """What such a process needs to know; it is sent there."""
+class Part:
+    """What a process can be asked to do. Several may do it at once, with other partitions and other sessions.
 
-    settings: Settings
-    selection: Selection
-    whole: bool
-    parent: int = field(default_factory=os.getpid)
-    """Who wants it read. Told, not asked for: by the time that this process could ask, it may be gone."""
+    Every method may raise OpsError and StoreError.
+    """
 
-    def __call__(self, spans: Spans, token: str) -> None:
-        """Reads `spans` for the holder of the lease, to the end. Ends when that process is gone."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._read(dict(spans)))
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        copy: WorkingCopy,
+        selection: Selection,
+        may_go_on: Callable[[], bool],
+        open_seals: Callable[[], AbstractAsyncContextManager[Seals]],
+        *,
+        ttl_seconds: float,
+        records_per_second: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`may_go_on` and `ttl_seconds` are as `Reading` has them; `open_seals` gives what opens sealed records, while
+        some are read."""
+        self._connection = connection
+        self._topic = topic
+        self._copy = copy
+        self._selection = selection
+        self._may_go_on = may_go_on
+        self._open_seals = open_seals
+        self._ttl_seconds = ttl_seconds
+        self._records_per_second = records_per_second
+        self._clock = clock
 
-    async def _read(self, spans: Mapping[int, tuple[int, int]]) -> None:
-        # What is read is much and has no cycles: looking for some all the time takes as long as decoding it. What the
-        # libraries leave behind is collected by generations of a size that decoding never reaches.
-        gc.freeze()
-        gc.set_threshold(1_000_000, 10, 10)
-        connection = wiring.kafka_connection(self.settings)
-        copy = wiring.working_copy(self.settings, self.selection, whole=self.whole)
-        try:
-            async with (
-                wiring.session_keys(self.settings, connection) as seals,
-                span_reader(connection, seals=seals) as consumer,
-            ):
-                reading = Reading(
-                    consumer,
-                    copy,
-                    wiring.topic_names(self.settings).replies,
-                    self.selection,
-                    lambda: os.getppid() == self.parent,
-                    ttl_seconds=self.settings.redis_session_ttl_seconds,
-                )
-                await reading.run(spans)
-        finally:
-            await copy.close()
+    async def read(self, spans: Spans) -> None:
+        """Takes the records of these spans into the working copy."""
+        async with self._open_seals() as seals, span_reader(self._connection, seals=seals) as consumer:
+            await self.reading(consumer).run(spans)
+
+    def reading(self, consumer: AIOKafkaConsumer) -> Reading:
+        return Reading(
+            consumer,
+            self._copy,
+            self._topic,
+            self._selection,
+            self._may_go_on,
+            ttl_seconds=self._ttl_seconds,
+            records_per_second=self._records_per_second,
+        )
+
+    async def compare_rebuilt(
+        self, terms: Terms, session_ids: list[str], incomplete: Collection[str]
+    ) -> tuple[Outcome, list[str]]:
+        """Sessions that were rebuilt; what came of it, and those that are ahead of what was read. `incomplete` are
+        those of them of which events are not retained."""
+        outcome = Outcome()
+        return outcome, await self._comparing(outcome, terms).rebuilt(session_ids, incomplete)
+
+    async def compare_live(self, terms: Terms, session_ids: list[str], incomplete: Collection[str]) -> Outcome:
+        """Sessions that are live and perhaps were not rebuilt."""
+        outcome = Outcome()
+        await self._comparing(outcome, terms).live(session_ids, incomplete)
+        return outcome
+
+    def _comparing(self, outcome: Outcome, terms: Terms) -> Comparing:
+        return Comparing(self._copy, self._selection, outcome, terms, ttl_seconds=self._ttl_seconds, clock=self._clock)
+
+    async def forget(self, session_ids: list[str]) -> None:
+        """Removes sessions from the working copy."""
+        await self._copy.forget(session_ids)

@@ -1,18 +1,18 @@
 """A replay: sessions rebuilt from the reply topic beside the live ones, compared with them, put in their place.
 
-1. Read every reply partition into a working copy (`store.redis.working_copy`), in several processes where there is much
-   to read. Nothing live is touched, nothing is generated or published, and no consumer group is involved.
+1. Read every reply partition into a working copy (`store.redis.working_copy`). Nothing live is touched, nothing is
+   generated or published, and no consumer group is involved.
 2. Compare each session with the live one.
 3. If told so, put the rebuilt ones in their place: each in one step, and never over what a worker wrote meanwhile.
 
-Killed at any moment, it goes on where it was: what is read is in the working copy together with how far.
+Several processes (`ops.replay.crew`) share the work: each reads some of the partitions, then compares whatever sessions
+it is handed. Killed at any moment, it goes on where it was: what is read is in the working copy together with how far.
 """
 
 import asyncio
-import multiprocessing
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -21,9 +21,11 @@ from aiokafka import AIOKafkaConsumer
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import span_reader, whole_topic
-from ops.replay.comparing import Comparing
+from ops.replay.comparing import Terms
+from ops.replay.crew import Here, Place, all_of, deal_out
 from ops.replay.outcome import Outcome
-from ops.replay.reading import Folding, Reading, Spans, erased_in, position_of, unreadable_in
+from ops.replay.process import Part
+from ops.replay.reading import Folding, Spans, erased_in, position_of, unreadable_in
 from ops.replay.selection import Selection
 from ops.replay.snapshots import SnapshotReading, SnapshotWriting
 from schemas.session import SessionData
@@ -35,14 +37,11 @@ Advance = Callable[[int, int | None], None]
 """Takes how many records or sessions are done, and of how many."""
 Stage = Callable[[str], AbstractContextManager[Advance]]
 """Shows how far something is, while the block runs."""
-ReadElsewhere = Callable[[Spans, str], None]
-"""Reads spans, in a process of its own, for the holder of a lease."""
-
 ALONE_BELOW = 50_000
-"""So few records are read sooner than processes start."""
+"""So few records are not worth sharing."""
 _LEASE_EVERY_SECONDS = 4.0
 _CATCH_UP_ROUNDS = 3
-_STARTED, _SEEDED, _COVERED = "started_ms", "seeded", "covered:"
+_STARTED, _SEEDED, _COVERED, _COMPARED = "started_ms", "seeded", "covered:", "compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +63,14 @@ class Rebuild:
         selection: Selection,
         *,
         ttl_seconds: float,
-        processes: int,
         records_per_second: int | None = None,
-        read_elsewhere: ReadElsewhere,
+        crew: Sequence[Place] = (),
         snapshots: Snapshots | None = None,
         seals: Seals = NO_KEYS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`ttl_seconds`: how long a session lives that says nothing else. `read_elsewhere` is sent to processes of
-        their own. `snapshots` None: without any."""
+        """`ttl_seconds`: how long a session lives that says nothing else. `crew` are the processes that share the
+        work; without any this one does all. `snapshots` None: without any."""
         self._seals = seals
         self._snapshots = snapshots
         self._covered: dict[int, int] = {}
@@ -82,10 +80,19 @@ class Rebuild:
         self._copy = copy
         self._selection = selection
         self._ttl_seconds = ttl_seconds
-        self._processes = processes
-        self._records_per_second = records_per_second
-        self._read_elsewhere = read_elsewhere
         self._clock = clock
+        self._part = Part(
+            connection,
+            topic,
+            copy,
+            selection,
+            self._may_go_on,
+            lambda: nullcontext(seals),
+            ttl_seconds=ttl_seconds,
+            records_per_second=records_per_second,
+            clock=clock,
+        )
+        self._places: Sequence[Place] = crew or [Here(self._part)]
         self._token = token_hex(8)
         self._lost_lease = False
         self._begins: dict[int, int] = {}
@@ -105,7 +112,7 @@ class Rebuild:
             await self._rebuild(outcome, stage)
             with stage("Comparing sessions") as advance:
                 await self._compare_all(outcome, advance, execute)
-            await self._copy.drop()
+            await self._drop()
         return outcome
 
     async def snapshot(self, stage: Stage, writing: SnapshotWriting) -> Outcome:
@@ -120,7 +127,7 @@ class Rebuild:
             await self._rebuild(outcome, stage)
             with stage("Writing snapshots") as advance:
                 await writing.run(self._copy, self._snapshots.covers, self.ends, self._expired, advance)
-            await self._copy.drop()
+            await self._drop()
         return outcome
 
     async def _rebuild(self, outcome: Outcome, stage: Stage) -> None:
@@ -134,31 +141,44 @@ class Rebuild:
     # ---- reading
 
     async def _read(self, outcome: Outcome, advance: Advance) -> None:
-        progress = await self._copy.progress()
-        self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
-        await self._copy.save_progress({_STARTED: int(self._started * 1000)})
+        progress = await self._resume()
         async with span_reader(self._connection, seals=self._seals) as consumer:
             await self._bounds(consumer)
             outcome.snapshots = await self._seed(consumer, progress)
             first = {n: max(begin, self._covered.get(n, 0)) for n, begin in self._begins.items()}
             starts = {n: max(begin, progress.get(position_of(n), 0)) for n, begin in first.items()}
             outcome.resumed_at = sum(starts[n] - begin for n, begin in first.items())
-            await self._read_from(consumer, starts, outcome, advance)
-        progress = await self._copy.progress()
-        outcome.unreadable, outcome.erased = unreadable_in(progress), erased_in(progress)
+            spans = {n: (start, self.ends[n]) for n, start in starts.items() if start < self.ends[n]}
+            alone = not self._worth_sharing(spans)
+            if alone:
+                await self._told(self._part.reading(consumer).run(spans), spans, outcome, advance)
+        # By now that consumer is gone: it would go on fetching what nobody takes.
+        if not alone:
+            await self._told(self._read_shares(spans), spans, outcome, advance)
+        counted = await self._copy.progress()
+        outcome.unreadable, outcome.erased = unreadable_in(counted), erased_in(counted)
 
-    async def _read_from(
-        self, consumer: AIOKafkaConsumer, starts: Mapping[int, int], outcome: Outcome, advance: Advance
-    ) -> None:
-        spans = {n: (start, self.ends[n]) for n, start in starts.items() if start < self.ends[n]}
+    async def _resume(self) -> dict[str, int]:
+        """How far an earlier run came that was killed."""
+        progress = await self._copy.progress()
+        if _COMPARED in progress:
+            await self._drop()
+            progress = {}
+        self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
+        await self._copy.save_progress({_STARTED: int(self._started * 1000)})
+        return progress
+
+    def _worth_sharing(self, spans: Spans) -> bool:
+        total = sum(end - begin for begin, end in spans.values())
+        return total >= ALONE_BELOW and len(spans) > 1 and len(self._places) > 1
+
+    async def _told(self, reading: Awaitable[None], spans: Spans, outcome: Outcome, advance: Advance) -> None:
+        """Runs `reading`; says how far it is, and how much it was."""
         total = sum(end - begin for begin, end in spans.values())
         began = time.monotonic()
-        watch = asyncio.create_task(self._tell(starts, total, advance))
+        watch = asyncio.create_task(self._tell(spans, total, advance))
         try:
-            if total < ALONE_BELOW or self._processes < 2 or len(spans) < 2:
-                await self._reading(consumer).run(spans)
-            else:
-                await self._read_in_processes(spans)
+            await reading
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
@@ -167,45 +187,21 @@ class Rebuild:
         outcome.seconds_reading += time.monotonic() - began
         advance(total, total)
 
-    def _reading(self, consumer: AIOKafkaConsumer) -> Reading:
-        return Reading(
-            consumer,
-            self._copy,
-            self._topic,
-            self._selection,
-            lambda: not self._lost_lease,
-            ttl_seconds=self._ttl_seconds,
-            records_per_second=self._records_per_second,
-        )
-
-    async def _read_in_processes(self, spans: Spans) -> None:
+    async def _read_shares(self, spans: Spans) -> None:
         """Partitions are dealt out by their size, largest first."""
-        count = min(self._processes, len(spans))
-        shares: list[dict[int, tuple[int, int]]] = [{} for _ in range(count)]
+        shares: list[dict[int, tuple[int, int]]] = [{} for _ in self._places[: len(spans)]]
         for number, (begin, end) in sorted(spans.items(), key=lambda item: item[1][0] - item[1][1]):
             smallest = min(shares, key=lambda share: sum(e - b for b, e in share.values()))
             smallest[number] = (begin, end)
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=self._read_elsewhere, args=(share, self._token)) for share in shares]
-        for process in processes:
-            process.start()
-        try:
-            while any(process.is_alive() for process in processes):
-                await asyncio.sleep(0.1)
-                if self._lost_lease or any(process.exitcode for process in processes):
-                    break
-        finally:
-            for process in processes:
-                process.terminate()
-                await asyncio.to_thread(process.join)
-        if failed := [process.exitcode for process in processes if process.exitcode]:
-            raise OpsError(f"A process that read ended with {failed[0]}. Run it again: it goes on where it was.")
+        await all_of(
+            [place.ask(Part.read, share) for place, share in zip(self._places, shares, strict=False)], self._may_go_on
+        )
 
-    async def _tell(self, starts: Mapping[int, int], total: int, advance: Advance) -> None:
+    async def _tell(self, spans: Spans, total: int, advance: Advance) -> None:
         while True:
             await asyncio.sleep(0.5)
             progress = await self._copy.progress()
-            done = sum(max(0, progress.get(position_of(n), 0) - start) for n, start in starts.items())
+            done = sum(max(0, progress.get(position_of(n), 0) - begin) for n, (begin, _) in spans.items())
             advance(min(done, total), total)
 
     async def _bounds(self, consumer: AIOKafkaConsumer) -> None:
@@ -246,35 +242,79 @@ class Rebuild:
     # ---- comparing
 
     async def _compare_all(self, outcome: Outcome, advance: Advance, execute: bool) -> None:
-        comparing = Comparing(
-            self._copy,
-            self._selection,
-            outcome,
-            ttl_seconds=self._ttl_seconds,
-            started=self._started,
-            execute=execute,
-            clock=self._clock,
-        )
-        ahead = await comparing.rebuilt(advance, self._incomplete)
+        cut = any(begin > self._covered.get(n, 0) for n, begin in self._begins.items())
+        terms = Terms(execute=execute, started=self._started, cut=cut)
+        ahead = await self._compare_rebuilt(self._copy.pages(), terms, outcome, advance)
         for _ in range(_CATCH_UP_ROUNDS):
             if not ahead or execute:
                 break
             # They took turns meanwhile; with those they can be compared as well.
             await self._catch_up()
-            ahead = await comparing.some(ahead, self._incomplete)
+            ahead = await self._compare_rebuilt(_one_page(ahead), terms, outcome, advance)
         outcome.kinds["ahead"] += len(ahead)
-        cut = any(begin > self._covered.get(n, 0) for n, begin in self._begins.items())
-        await comparing.lacking(self._incomplete, cut=cut)
+        await self._compare_live(terms, outcome)
+
+    async def _compare_rebuilt(
+        self, pages: AsyncGenerator[list[str]], terms: Terms, outcome: Outcome, advance: Advance
+    ) -> list[str]:
+        """Returns the sessions that are ahead of what was read."""
+        ahead: list[str] = []
+        done = 0
+
+        async def compare(place: Place, page: list[str]) -> None:
+            nonlocal done
+            found, further = await place.ask(Part.compare_rebuilt, terms, page, self._incomplete.intersection(page))
+            outcome.take_in(found)
+            ahead.extend(further)
+            done += len(page)
+            advance(done, None)
+
+        await self._deal_out(pages, compare)
+        return ahead
+
+    async def _compare_live(self, terms: Terms, outcome: Outcome) -> None:
+        """Live sessions that were not rebuilt."""
+
+        async def compare(place: Place, page: list[str]) -> None:
+            outcome.take_in(await place.ask(Part.compare_live, terms, page, self._incomplete.intersection(page)))
+
+        await self._deal_out(self._live_pages(), compare)
+
+    async def _live_pages(self) -> AsyncGenerator[list[str]]:
+        if self._selection.sessions:
+            yield sorted(self._selection.sessions)
+            return
+        if self._selection.partitions:
+            # Which partition an unknown session's events would be in can't be told for sure.
+            return
+        async with aclosing(self._copy.live_pages()) as pages:
+            async for page in pages:
+                if meant := [session_id for session_id in page if self._selection.takes_id(session_id)]:
+                    yield meant
+
+    async def _deal_out(
+        self, pages: AsyncGenerator[list[str]], do: Callable[[Place, list[str]], Awaitable[None]]
+    ) -> None:
+        await deal_out(self._places, pages, do, self._may_go_on)
+
+    async def _drop(self) -> None:
+        """Removes the working copy. Who is killed meanwhile has nothing to go on with: some of it is gone already."""
+        await self._copy.save_progress({_COMPARED: 1})
+        await self._deal_out(self._copy.pages(), lambda place, page: place.ask(Part.forget, page))
+        await self._copy.drop()
 
     async def _catch_up(self) -> None:
         before = dict(self.ends)
         async with span_reader(self._connection, seals=self._seals) as consumer:
             await self._bounds(consumer)
             spans = {n: (before.get(n, begin), self.ends[n]) for n, begin in self._begins.items()}
-            await self._reading(consumer).run(spans)
+            await self._part.reading(consumer).run(spans)
         await self._place_held()
 
     # ---- alone
+
+    def _may_go_on(self) -> bool:
+        return not self._lost_lease
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -304,3 +344,7 @@ class Rebuild:
             await asyncio.sleep(_LEASE_EVERY_SECONDS)
             with suppress(StoreError):
                 self._lost_lease = not await self._copy.take_lease(self._token)
+
+
+async def _one_page(session_ids: list[str]) -> AsyncGenerator[list[str]]:
+    yield session_ids

@@ -6,9 +6,9 @@ session has a hash and a list, as a live one; its events are whole, or digests w
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import blake2b
+from secrets import token_hex
 from typing import Any
 
 from schemas.session import RECENT_EVENTS, SessionData
@@ -93,6 +93,7 @@ class WorkingCopy:
         self._keep_ms = int(keep_seconds * 1000)
         self._round_trips = RoundTrips(connections.links)
         self._alone = asyncio.Lock()
+        self._writer, self._marks = token_hex(8), 0
 
     # ---- whose it is, and how far it is
 
@@ -133,25 +134,24 @@ class WorkingCopy:
 
     async def write(self, steps: Sequence[Step]) -> list[bool]:
         """Which of them were written; another one was folded on by somebody else meanwhile."""
-        return [done == 1 for done in await self._many_scripts(FOLD_IN, [self._fold_in(step) for step in steps])]
+        # Two commands for each, and a group has an even number: both go over the same link.
+        commands = [command for step in steps for command in self._fold_in(step)]
+        return [done == 1 for done in (await self._many(commands))[1::2]]
 
-    def _fold_in(self, step: Step) -> tuple[list[str], list[Any]]:
+    def _fold_in(self, step: Step) -> tuple[Command, Command]:
         session = step.after.session
         assert session is not None
         session_id, seal = session.session_id, self._cipher.seal
+        values = self._values(session_id, step.events[-RECENT_EVENTS:])
+        self._marks += 1
+        mark = f"{self._writer}:{self._marks}"
+        keys = self._of(session_id)
+        state = seal(session_id, session.to_json())
+        of_the_session = (step.before.at, step.after.at, step.after.event_id, state, self._cipher.key_id)
+        of_its_events = (self._keep_ms, RECENT_EVENTS, int(step.anew), len(values), mark)
         return (
-            [self._keys.session(session_id), self._keys.events(session_id)],
-            [
-                step.before.at,
-                step.after.at,
-                step.after.event_id,
-                seal(session_id, session.to_json()),
-                self._cipher.key_id,
-                self._keep_ms,
-                RECENT_EVENTS,
-                int(step.anew),
-                *self._values(session_id, step.events[-RECENT_EVENTS:]),
-            ],
+            ("RPUSH", keys[1], *values, mark),
+            ("EVALSHA", FOLD_IN.sha, len(keys), *keys, *of_the_session, *of_its_events),
         )
 
     def _values(self, session_id: str, events: Sequence[bytes]) -> list[bytes]:
@@ -251,13 +251,14 @@ class WorkingCopy:
         except (CorruptSession, WrongKey) as error:
             return Pair(session_id, rebuilt, None, unreadable=str(error), **at)  # type: ignore[arg-type]
 
-    async def live_pages(self, size: int = _GROUP) -> AsyncGenerator[list[str]]:
-        """The ids of live sessions that were not rebuilt."""
-        async with aclosing(session_id_pages(self._connections.client, self._live, size=size)) as pages:
-            async for page in pages:
-                known = await self._many(("EXISTS", self._keys.session(each)) for each in page)
-                if lacking := [each for each, there in zip(page, known, strict=True) if not there]:
-                    yield lacking
+    def live_pages(self, size: int = _GROUP) -> AsyncGenerator[list[str]]:
+        """The ids of the sessions that are live."""
+        return session_id_pages(self._connections.client, self._live, size=size)
+
+    async def lacking(self, session_ids: Sequence[str]) -> list[str]:
+        """Those of them that were not rebuilt."""
+        known = await self._many(("EXISTS", self._keys.session(each)) for each in session_ids)
+        return [each for each, there in zip(session_ids, known, strict=True) if not there]
 
     async def event_digests(self, session_ids: Sequence[str]) -> list[tuple[list[bytes], list[bytes]]]:
         """Per session the digests of its newest events, as rebuilt and as live."""
@@ -307,10 +308,7 @@ class WorkingCopy:
         return sum(await self._many_scripts(REMOVE, calls))
 
     async def drop(self) -> None:
-        """Removes the copy."""
-        async with aclosing(self.pages()) as pages:
-            async for page in pages:
-                await self.forget(page)
+        """Removes what is left of the copy when all its sessions are forgotten."""
         for session_id in await self.held_sessions():
             await self.drop_held(session_id)
         await self._many([("DEL", self._about), ("DEL", self._held)])

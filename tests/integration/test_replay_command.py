@@ -57,7 +57,7 @@ async def rebuild(pipeline: Pipeline, *, execute: bool = True, **selection: Any)
         redis_session_key_prefix=pipeline.key_prefix,
         redis_session_ttl_seconds=int(TTL_S),
     )
-    how = replay_command.How(execute=execute, snapshot=False, from_start=False, processes=1)
+    how = replay_command.How(execute=execute, snapshot=False, from_start=False)
     outcome, _ = await replay_command.rebuild(settings, Selection(**selection), how)
     return outcome
 
@@ -377,6 +377,70 @@ async def test_killed_in_the_middle_it_goes_on(pipeline: Pipeline) -> None:
     assert (await asyncio.to_thread(replay, pipeline, "--verify"))["sessions"]["same"] == len(sessions)
 
 
+async def test_killed_while_it_compares_it_goes_on(pipeline: Pipeline) -> None:
+    """The processes that share the work end with the one that was killed; what they switched stays switched."""
+    sessions = {name: Recorded(name).says("a") for name in (f"s-{n}" for n in range(20_000))}
+    await publish(pipeline, list(sessions.values()))
+    async with running_replay(pipeline, "--processes", "2") as killed:
+        members = await eventually(lambda: reading_for(killed.pid), "other processes compare for it")
+        there = await eventually(lambda: live_sessions(pipeline), "some sessions are switched")
+        os.kill(killed.pid, signal.SIGKILL)
+    assert len(there) < len(sessions), "it ended before it could be killed"
+    assert len(members) == 2
+    _, alive = await asyncio.to_thread(psutil.wait_procs, members, timeout=20)
+    assert not alive, "a process that compared did not end when nobody waited for it any more"
+    await forget_lease(pipeline)
+    async with store_of(pipeline) as store:
+        # A turn on a session that was switched already is not taken back.
+        await put(store, sessions[there[0]].says("b"))
+
+    found = await asyncio.to_thread(replay, pipeline, "--execute")
+    assert (found["records"], found["records_read_before"]) == (0, len(sessions))
+    assert found["switched"] == len(sessions)
+    assert found["removed"] == 0
+    assert 0 < found["sessions"]["created"] < len(sessions)
+    assert await keys(pipeline, "replay*") == set()
+    await assert_rebuilt(pipeline, [sessions[there[0]], *list(sessions.values())[::200]])
+
+
+async def test_interrupted_while_it_removes_its_working_copy_it_begins_anew(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a working copy says nothing about which sessions there are."""
+    sessions = {name: Recorded(name).says("a") for name in (f"s-{n}" for n in range(600))}
+    await publish(pipeline, list(sessions.values()))
+    forget, calls = WorkingCopy.forget, 0
+
+    async def cut_off(copy: WorkingCopy, some: Sequence[str]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise StoreUnavailable("Redis does not answer.")
+        await forget(copy, some)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkingCopy, "forget", cut_off)
+        with pytest.raises(OpsError, match="it goes on where it was"):
+            await rebuild(pipeline)
+    left = await keys(pipeline, "replay*:{*}")
+    assert 0 < len(left) < len(sessions)
+    lost = sorted(left)[0].decode().rpartition("{")[2].removesuffix("}")
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        await redis.delete(f"{pipeline.key_prefix}{{{lost}}}", f"{pipeline.key_prefix}{{{lost}}}:events")
+
+    outcome = await rebuild(pipeline)
+    assert (outcome.resumed_at, outcome.records) == (0, len(sessions))
+    assert (outcome.removed, outcome.switched) == (0, 1)
+    assert (outcome.kinds["same"], outcome.kinds["created"]) == (len(sessions) - 1, 1)
+    await assert_rebuilt(pipeline, list(sessions.values()))
+
+
+async def live_sessions(pipeline: Pipeline) -> list[str]:
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        found = [key async for key in redis.scan_iter(match=f"{pipeline.key_prefix}{{*}}", count=1_000)]
+    return [key.decode().removeprefix(f"{pipeline.key_prefix}{{").removesuffix("}") for key in found]
+
+
 @asynccontextmanager
 async def running_replay(pipeline: Pipeline, *arguments: str) -> AsyncIterator[ServerProcess]:
     process = ServerProcess(
@@ -393,7 +457,7 @@ async def running_replay(pipeline: Pipeline, *arguments: str) -> AsyncIterator[S
 
 
 async def reading_for(pid: int) -> list[psutil.Process]:
-    return [each for each in psutil.Process(pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    return psutil.Process(pid).children()
 
 
 async def forget_lease(pipeline: Pipeline) -> None:
