@@ -7,7 +7,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from store.errors import StoreUnavailable
+from store.errors import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -15,7 +15,7 @@ Deliver = Callable[[bytes | None, bytes | None], None]
 """Takes a record's key and value without waiting."""
 KeyAndValue = tuple[bytes | None, bytes | None]
 Opened = Callable[[Sequence[KeyAndValue]], Awaitable[Sequence[bytes | None]]]
-"""The values of records, opened where somebody waits for them. May raise StoreUnavailable."""
+"""The values of records, opened where somebody waits for them. May raise StoreError."""
 Offsets = Callable[[AIOKafkaConsumer, list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
@@ -88,6 +88,6 @@ class TopicReader:
         while True:
             try:
                 return await self._opened(records)
-            except StoreUnavailable as error:
+            except StoreError as error:
                 log.warning("reader_waits", topic=self.topic, error=str(error))
                 await asyncio.sleep(1.0)

@@ -18,6 +18,7 @@ import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from schemas.publishing import PublishError
 from schemas.sealed import KEY_ID_BYTES, NONCE_BYTES, Sealed, head_of, is_sealed, parse_sealed
 from store.encryption import KEY_BYTES, SessionCipher
 from store.errors import CorruptSession, KeyDestroyed, KeysUnavailable, StoreUnavailable, WrongKey
@@ -263,7 +264,7 @@ class SessionKeys:
             if isinstance(found, IndexedKey):
                 try:
                     known[name] = self._unwrap(name, found.wrapped)
-                except WrongKey as error:
+                except (WrongKey, CorruptSession) as error:
                     if not without_wrong_keys:
                         raise
                     log.error("session_key_locked", session_id=name[0], error=str(error))
@@ -274,7 +275,7 @@ class SessionKeys:
         return lacking
 
     async def follow(self) -> None:
-        """Brings the index up to the topic's present end. Raises StoreUnavailable, PublishError."""
+        """Brings the index up to the topic's present end. Raises StoreUnavailable."""
         async with self._following:
             mark = await self._mark()
             if await self._read(mark, mark.offset) and mark.offset == 0:
@@ -310,9 +311,12 @@ class SessionKeys:
                     refused.add(name)
                 elif entry.wrapped is None:
                     refused.discard(name)
-        for name in refused:
-            # Whoever wrapped it anew while it was destroyed died before taking that back.
-            await self._log.append(*name, None)
+        try:
+            for name in refused:
+                # Whoever wrapped it anew while it was destroyed died before taking that back.
+                await self._log.append(*name, None)
+        except PublishError as error:
+            raise KeysUnavailable(str(error)) from error
         return await self._index.save_mark(mark, end)
 
     async def _index_entry(self, entry: KeyEntry) -> bool:

@@ -1,6 +1,7 @@
 """Session keys over an index and a topic in memory: what can be opened, by whom, and what never again."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -336,6 +337,16 @@ async def test_where_one_key_is_locked_the_others_open_for_who_wants_that(system
     with pytest.raises(WrongKey):
         await keys.opened([locked, mine])
     assert await keys.opened([locked, mine], without_wrong_keys=True) == [locked, TEXT]
+
+
+async def test_a_key_that_was_changed_in_the_index_opens_nothing(system: System) -> None:
+    keys = system.process()
+    sealed = await keys.seal("s", TEXT)
+    [(name, key)] = system.index.keys.items()
+    system.index.keys[name] = replace(key, wrapped=key.wrapped[:-1] + b"!")
+    with pytest.raises(CorruptSession):
+        await system.process().open(sealed)
+    assert await system.process().opened([sealed], without_wrong_keys=True) == [sealed]
 
 
 async def test_a_master_key_that_is_missing_leaves_its_keys_as_they_are(system: System) -> None:
