@@ -5,14 +5,14 @@ construction. No clock and no randomness: times and ids come from the event. Its
 conversation: everything that it copies is bounded.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from schemas.errors import SequenceGap
 from schemas.inbound import Changes, Scalar
-from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnCompleted, TurnFailed
+from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, Source, TurnCompleted
 from schemas.session import RECENT_IDS, SessionData
 
-NO_CHANGES = Changes()
 MESSAGE_COUNT = "message_count"
 """The counter that is a field of its own; other counters are in `metadata`."""
 
@@ -117,31 +117,50 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
     applied = applied_after(session.applied, event.source)
     if isinstance(event, SessionDeleted):
         return _tombstone(event, applied)
-    answered = isinstance(event, TurnCompleted)
-    changes = NO_CHANGES if isinstance(event, TurnFailed) else event.changes or NO_CHANGES
-    message = event.message if isinstance(event, TurnCompleted) else None
-    user_id = changes.user_id or (message.user_id if message else None)
-    # A record redriven from the dead letter topic shall be answered, so its id is not remembered.
-    remembered = not (isinstance(event, TurnFailed) and event.redrivable)
-    counted = changes.counters.get(MESSAGE_COUNT, 0) if changes.counters else 0
-    return SessionData(
+    message, changes, remembered, last_activity = None, None, True, session.last_activity
+    if isinstance(event, TurnCompleted):
+        message, changes, last_activity = event.message, event.changes, event.completed_at
+    elif isinstance(event, SessionUpdated):
+        changes = event.changes
+    else:
+        # A record redriven from the dead letter topic shall be answered, so its id is not remembered.
+        remembered = not event.redrivable
+    user_id = message.user_id if message is not None else None
+    after = SessionData(
         session_id=session.session_id,
         epoch=session.epoch,
         seq=event.seq,
         version=event.version,
         user_id=session.user_id if user_id is None else user_id,
+        thread_id=session.thread_id,
+        message_count=session.message_count + (message is not None),
+        escalated=session.escalated,
+        claimed=session.claimed,
+        metadata=session.metadata,
+        request_id=event.inbound_id,
+        fingerprint_hash=session.fingerprint_hash,
+        created_at=session.created_at,
+        updated_at=event.completed_at,
+        last_activity=last_activity,
+        applied=applied,
+        recent_ids=(*session.recent_ids, event.inbound_id)[-RECENT_IDS:] if remembered else session.recent_ids,
+        ttl_seconds=session.ttl_seconds,
+    )
+    # Most turns change nothing else.
+    return after if changes is None else _changed(after, changes)
+
+
+def _changed(session: SessionData, changes: Changes) -> SessionData:
+    counted = changes.counters.get(MESSAGE_COUNT, 0) if changes.counters else 0
+    return replace(
+        session,
+        user_id=changes.user_id or session.user_id,
         thread_id=session.thread_id if changes.thread_id is None else changes.thread_id,
-        message_count=session.message_count + (message is not None) + counted,
+        message_count=session.message_count + counted,
         escalated=session.escalated if changes.escalated is None else changes.escalated,
         claimed=session.claimed if changes.claimed is None else changes.claimed,
         metadata=metadata_after(session, changes),
-        request_id=event.inbound_id,
         fingerprint_hash=changes.fingerprint_hash or session.fingerprint_hash,
-        created_at=session.created_at,
-        updated_at=event.completed_at,
-        last_activity=event.completed_at if answered else session.last_activity,
-        applied=applied,
-        recent_ids=(*session.recent_ids, event.inbound_id)[-RECENT_IDS:] if remembered else session.recent_ids,
         ttl_seconds=session.ttl_seconds if changes.ttl_seconds is None else changes.ttl_seconds,
     )
 

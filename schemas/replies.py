@@ -8,10 +8,10 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import Field, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter
 
 from schemas.frozen import frozen
-from schemas.identity import InboundId, SessionId
+from schemas.identity import MAX_INBOUND_ID, SessionId
 from schemas.inbound import Attachment, Changes, Rfc3339, Scalar
 from schemas.upcasting import upcast
 
@@ -55,7 +55,8 @@ class Reply:
 class CustomerMessage:
     """The inbound message as it was accepted."""
 
-    id: InboundId
+    id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_INBOUND_ID)]
+    """An `InboundId`. Events are read from JSON alone, whose parser refuses what `encodable` looks for."""
     text: str
     user_id: str | None = None
     metadata: dict[str, Scalar] = field(default_factory=dict)

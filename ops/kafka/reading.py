@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
-from schemas.sealed import is_sealed
+from schemas.sealed import any_sealed
 from store.errors import StoreError
 from store.seals import NO_KEYS, Seals
 
@@ -57,9 +57,10 @@ def _opening(getmany: GetMany, seals: Seals) -> GetMany:
     async def getmany_opened(*places: TopicPartition, **arguments: Any) -> dict[TopicPartition, list[Any]]:
         batches = await getmany(*places, **arguments)
         for place, records in batches.items():
-            if any(is_sealed(record.value) for record in records):
+            values = [record.value for record in records]
+            if any_sealed(values):
                 try:
-                    values = await seals.opened([record.value for record in records])
+                    values = await seals.opened(values)
                 except StoreError as error:
                     raise OpsError(f"{place.topic} can't be read: {error}") from error
                 batches[place] = [replace(record, value=value) for record, value in zip(records, values, strict=True)]

@@ -39,6 +39,8 @@ Stage = Callable[[str], AbstractContextManager[Advance]]
 """Shows how far something is, while the block runs."""
 ALONE_BELOW = 50_000
 """So few records are not worth sharing."""
+_TRUSTED = 0.9
+"""For how much of the time that it is kept a working copy is taken for whole."""
 _LEASE_EVERY_SECONDS = 4.0
 _CATCH_UP_ROUNDS = 3
 _STARTED, _SEEDED, _COVERED, _COMPARED = "started_ms", "seeded", "covered:", "compared"
@@ -134,6 +136,12 @@ class Rebuild:
         with stage("Reading records") as advance:
             await self._read(outcome, advance)
             await self._place_held()
+        if self._is_too_old():
+            # To take what Redis has forgotten by now for what never was would remove live sessions.
+            raise OpsError(
+                f"Reading took longer than the {self._copy.keep_seconds / 3600:g} hours for which Redis keeps what was "
+                "read. Read faster (--rate, --processes), from snapshots, or some partitions at a time (--partition)."
+            )
 
     def _expired(self, session: SessionData) -> bool:
         return session.expires_at(self._ttl_seconds) <= self._clock()
@@ -161,12 +169,16 @@ class Rebuild:
     async def _resume(self) -> dict[str, int]:
         """How far an earlier run came that was killed."""
         progress = await self._copy.progress()
-        if _COMPARED in progress:
-            await self._drop()
-            progress = {}
         self._started = progress.get(_STARTED, int(self._clock() * 1000)) / 1000
+        if _COMPARED in progress or self._is_too_old():
+            await self._drop()
+            progress, self._started = {}, self._clock()
         await self._copy.save_progress({_STARTED: int(self._started * 1000)})
         return progress
+
+    def _is_too_old(self) -> bool:
+        """Redis may have forgotten a session that was read first."""
+        return self._clock() - self._started > _TRUSTED * self._copy.keep_seconds
 
     def _worth_sharing(self, spans: Spans) -> bool:
         total = sum(end - begin for begin, end in spans.values())

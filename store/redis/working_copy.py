@@ -23,6 +23,8 @@ from store.redis.state import open_state
 
 _GROUP = 256
 """Commands in one round trip."""
+_FORM = 2
+"""Of what is kept: another version of this program doesn't go on with it."""
 _LEASE_SECONDS = 15
 
 
@@ -82,7 +84,7 @@ class WorkingCopy:
         keep_seconds: float,
     ) -> None:
         """`whole`: events as they are, not as digests. What was written last is kept for `keep_seconds`."""
-        prefix = f"{live_prefix}replay:{name}:"
+        prefix = f"{live_prefix}replay:{_FORM}:{name}:"
         self._connections = connections
         self._keys = Keys(prefix)
         self._live = Keys(live_prefix)
@@ -90,6 +92,7 @@ class WorkingCopy:
         self._prefix = prefix
         self._cipher = cipher
         self._whole = whole
+        self.keep_seconds = keep_seconds
         self._keep_ms = int(keep_seconds * 1000)
         self._round_trips = RoundTrips(connections.links)
         self._alone = asyncio.Lock()

@@ -10,12 +10,16 @@ from schemas.session import RECENT_EVENTS, SessionData
 from store.encryption import PlainText
 from store.redis.connect import RedisSettings, connect
 from store.redis.working_copy import Folded, Step, WorkingCopy
+from tests.contract.conftest import tls_settings
 
 NewCopy = Callable[[], WorkingCopy]
 
 
-@pytest.fixture(params=["redis", "cluster"])
+@pytest.fixture(params=["redis", "cluster", "tls"])
 def settings(request: pytest.FixtureRequest) -> RedisSettings:
+    """With TLS as a user who may do no more than docs/security.md says."""
+    if request.param == "tls":
+        return tls_settings(request.getfixturevalue("redis_tls"))
     if request.param == "redis":
         return RedisSettings(request.getfixturevalue("redis_server").url)
     return RedisSettings(f"redis+cluster://{request.getfixturevalue('redis_cluster').url.removeprefix('redis://')}")
@@ -80,7 +84,7 @@ async def test_what_a_writer_left_that_was_killed_counts_for_nothing(
     if before:
         await copy.write([step(0, before, anew=True)])
     redis = connect(settings)
-    await redis.client.rpush(f"{redis_prefix}replay:x:{{s-1}}:events", "4", "5", "the mark of another writer")
+    await redis.client.rpush(f"{redis_prefix}replay:2:x:{{s-1}}:events", "4", "5", "the mark of another writer")
     await redis.close()
     written = [await copy.write([step(before, 6, anew=not before)]) for _ in range(2)]
     assert written == [[False], [True]]

@@ -474,3 +474,23 @@ async def read_so_far(pipeline: Pipeline) -> int:
             progress = await redis.hgetall(about)
             read = sum(int(value) for name, value in progress.items() if str(name).startswith("offset:"))
         return read
+
+
+async def test_what_redis_may_have_forgotten_again_is_not_taken_for_what_never_was(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay that reads for longer than its working copy is kept would remove live sessions."""
+    async with store_of(pipeline) as store:
+        each = Recorded("s-long").says_much(3)
+        await publish(pipeline, [each])
+        await put(store, each)
+        with monkeypatch.context() as patched:
+            patched.setattr("ops.replay.rebuild._TRUSTED", -1.0)
+            with pytest.raises(OpsError, match="longer than the 6 hours"):
+                await rebuild(pipeline)
+        assert await store.get("s-long")
+    async with Redis.from_url(pipeline.redis_url) as redis:
+        async for about in redis.scan_iter(match=f"{pipeline.key_prefix}replay:*:about"):
+            await redis.hset(about, "started_ms", 1_000)
+    outcome = await rebuild(pipeline)
+    assert (outcome.resumed_at, outcome.kinds["same"]) == (0, 1), "it begins anew"
