@@ -1,6 +1,7 @@
 """How reply events take a session on. No I/O, no clock; `schemas.fold.evolve` decides."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from schemas.errors import SequenceGap
 from schemas.fold import evolve
@@ -19,29 +20,24 @@ def fold(before: Folded, events: Iterable[Event]) -> tuple[Step | None, list[byt
     session = before.session
     event_id, values, anew = before.event_id, list[bytes](), False
     held: dict[tuple[int, int], Event] = {}
-
-    def take(event: ReplyEvent, value: bytes) -> None:
-        nonlocal session, event_id, anew
-        after = evolve(session, event)
+    for event, value in chain(events, _again(held)):
+        try:
+            after = evolve(session, event)
+        except SequenceGap:
+            held[event.epoch, event.seq] = (event, value)
+            continue
         if after is session:
-            return
+            continue
         if event.seq == 1 or isinstance(event, SessionDeleted):
             values.clear()
             anew = True
         values.append(value)
         session, event_id = after, event.id
-
-    for event, value in events:
-        try:
-            take(event, value)
-        except SequenceGap:
-            held[event.epoch, event.seq] = (event, value)
-    for place in sorted(held):
-        try:
-            take(*held[place])
-        except SequenceGap:
-            break
-        del held[place]
-    after = Folded(session, event_id)
-    step = Step(before, after, values, anew) if session is not before.session else None
+    step = Step(before, Folded(session, event_id), values, anew) if session is not before.session else None
     return step, [held[place][1] for place in sorted(held)]
+
+
+def _again(held: dict[tuple[int, int], Event]) -> Iterator[Event]:
+    """What is held once all others were taken, in order."""
+    for place in sorted(held):
+        yield held.pop(place)

@@ -23,7 +23,7 @@ from store.redis.working_copy import Folded, Step, WorkingCopy
 
 log = structlog.get_logger(__name__)
 
-_BATCH_RECORDS = 32_000
+_BATCH_RECORDS = 48_000
 """What is folded and written at once: the more of a session's events, the fewer writes."""
 _KEPT_SESSIONS = 4_000
 """Sessions kept as they were folded last: most conversations go on soon."""
@@ -66,6 +66,8 @@ class Reading:
         self._times: dict[int, float] = {}
         """Of the newest record that was read of each partition, in seconds since 1970."""
         self._swept_at: dict[int, float] = {}
+        self._read: defaultdict[bytes | None, list[bytes | None]] = defaultdict(list)
+        """What was read and not yet folded, by key."""
         self._counted_before: dict[str, int] = {}
         """By earlier readers of the same spans, which were killed."""
 
@@ -88,7 +90,7 @@ class Reading:
         unsaved: dict[TopicPartition, int] = {}
         async for batches, reached in read_spans(self._consumer, places, max_records=at_once):
             for record in chain.from_iterable(batches.values()):
-                self._take(record.key, record.value)
+                self._read[record.key].append(record.value)
             self._times.update({place.partition: records[-1].timestamp / 1000 for place, records in batches.items()})
             unsaved |= reached
             taken += sum(map(len, batches.values()))
@@ -98,6 +100,7 @@ class Reading:
         await self._write(unsaved, taken)
 
     async def _write(self, reached: Mapping[TopicPartition, int], records: int) -> None:
+        self._take()
         await self._folding.flush()
         await self._sweep_sometimes()
         if not self._may_go_on():
@@ -125,14 +128,16 @@ class Reading:
         home = home_partition(session.session_id, partitions) if partitions else -1
         return session.expires_at(self._ttl_seconds) < self._times.get(home, 0.0) - _LATE_SECONDS
 
-    def _take(self, key: bytes | None, value: bytes | None) -> None:
-        try:
-            session_id = (key or b"").decode()
-        except UnicodeDecodeError:
-            session_id = ""
-        # By the key, which is cheap: what is not meant need not be decoded.
-        if self._selection.takes_id(session_id):
-            self._folding.take(session_id, value or b"")
+    def _take(self) -> None:
+        read, self._read = self._read, defaultdict(list)
+        for key, values in read.items():
+            try:
+                session_id = (key or b"").decode()
+            except UnicodeDecodeError:
+                session_id = ""
+            # By the key, which is cheap: what is not meant need not be decoded.
+            if self._selection.takes_id(session_id):
+                self._folding.take(session_id, values)
 
 
 class Folding:
@@ -147,9 +152,9 @@ class Folding:
         self.erased = 0
         """Records that nobody can read any more."""
 
-    def take(self, session_id: str, value: bytes) -> None:
-        """A reply record's key and value."""
-        self._taken[session_id].append(value)
+    def take(self, session_id: str, values: Iterable[bytes | None]) -> None:
+        """The values of reply records of a session, by their key."""
+        self._taken[session_id].extend(value or b"" for value in values)
 
     async def flush(self) -> None:
         """Folds and writes what was taken.

@@ -244,8 +244,7 @@ class Rebuild:
         """Events that came before their predecessors, which lay in another partition."""
         for session_id in await self._copy.held_sessions():
             folding = Folding(self._copy)
-            for value in await self._copy.held(session_id):
-                folding.take(session_id, value)
+            folding.take(session_id, await self._copy.held(session_id))
             await self._copy.drop_held(session_id)
             # What still follows nothing is held again.
             await folding.flush()

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import pytest
 
 from ops.local.redis import RedisServer
 from ops.local.redis_call import call
@@ -55,6 +56,7 @@ async def assert_unreadable(it: Experiment, words: list[str]) -> None:
     assert [word for word in words if word in logs] == []
 
 
+@pytest.mark.chaos
 async def test_sessions_are_erased_while_workers_die_and_redis_forgets(
     experiment: NewExperiment, redis_of_its_own: RedisServer
 ) -> None:
