@@ -16,6 +16,7 @@ from ops.local.redis import RedisServer
 from ops.local.redis_call import call
 from ops.local.sentinel import MASTER_NAME, Sentinel
 
+_MARK = "supportstream:in-sync"
 _START_DEADLINE_S = 30.0
 _FAIL_OVER_DEADLINE_S = 30.0
 _POLL_INTERVAL_S = 0.05
@@ -130,10 +131,14 @@ class RedisSentinels:
             ServerError: not within `deadline_s` seconds.
         """
         end = time.monotonic() + deadline_s
+        # A replica says that it is up as much as a second before it is sent anything.
+        mark = str(time.monotonic_ns())
+        call(self._master.port, "SET", _MARK, mark)
         for server in self.replicas:
             if server.server.running:
                 problem = f"the server on port {server.port} did not follow the master"
-                _poll(partial(self._in_sync, server), end, problem)
+                _poll(partial(self._in_sync, server, mark), end, problem)
+        call(self._master.port, "DEL", _MARK)
 
     def stop_replication(self) -> None:
         """Cut the replicas off: from here on the master's writes are on the master only, and are lost with it.
@@ -155,9 +160,10 @@ class RedisSentinels:
     ) -> None:
         self.stop()
 
-    def _in_sync(self, replica: RedisServer) -> bool:
+    def _in_sync(self, replica: RedisServer, mark: str) -> bool:
         lines: list[str] = call(replica.port, "INFO", "replication").split()
-        return {f"master_port:{self._master.port}", "master_link_status:up"}.issubset(lines)
+        is_up = {f"master_port:{self._master.port}", "master_link_status:up"}.issubset(lines)
+        return is_up and bool(call(replica.port, "GET", _MARK) == mark)
 
     def _order_failover(self) -> bool:
         living = [sentinel for sentinel in self.sentinels if sentinel.server.running]
