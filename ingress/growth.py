@@ -56,7 +56,7 @@ class Growth:
 
     def replied(self, key: bytes | None, value: bytes | None) -> None:
         """A record of the reply topic: who talks without a pause moves between an answer and the next message."""
-        if key is None or value is None or is_sealed(value) or not self.waits_for(key):
+        if key is None or not self.waits_for(key) or value is None or is_sealed(value):
             return
         session_id = key.decode(errors="replace")
         try:

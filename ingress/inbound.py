@@ -6,8 +6,9 @@ from ingress.errors import IngressError, unavailable
 from ingress.homes import Homes
 from schemas.frames import ErrorCode
 from schemas.headers import cloud_event_headers
-from schemas.inbound import InboundEvent, encode_inbound, has_content
+from schemas.inbound import InboundEvent, encode_inbound
 from schemas.publishing import BrokerUnavailable, Publisher, Record, RecordTooLarge
+from schemas.sealed import WITHOUT_CONTENT
 from schemas.topics import TopicNames
 
 
@@ -37,8 +38,7 @@ class InboundPublisher:
         headers = cloud_event_headers(event.id, f"supportstream.{event.type}.v1", "/ingress", self._now())
         value = encode_inbound(event)
         home = self._homes.choose(event.session_id)
-        # What has no content stays readable, so that a worker knows a cancel before its lane comes to it.
-        seal_for = event.session_id if has_content(event) else None
+        seal_for = None if event.type in WITHOUT_CONTENT else event.session_id
         record = Record(self._topic, event.session_id.encode(), value, home.partition, headers, seal_for)
         try:
             position = await self._publisher.publish(record)

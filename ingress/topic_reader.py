@@ -7,6 +7,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from schemas.sealed import any_sealed
 from store.errors import StoreError
 
 log = structlog.get_logger(__name__)
@@ -15,7 +16,7 @@ Deliver = Callable[[bytes | None, bytes | None], None]
 """Takes a record's key and value without waiting."""
 KeyAndValue = tuple[bytes | None, bytes | None]
 Opened = Callable[[Sequence[KeyAndValue]], Awaitable[Sequence[bytes | None]]]
-"""The values of records, opened where somebody waits for them. May raise StoreError."""
+"""The values of records, of which some are sealed, opened where somebody waits for them. May raise StoreError."""
 Offsets = Callable[[AIOKafkaConsumer, list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
@@ -79,9 +80,11 @@ class TopicReader:
                 await asyncio.sleep(1.0)
                 continue
             for batch in batches.values():
-                records = [(record.key, record.value) for record in batch]
-                for (key, _), value in zip(records, await self._open(records), strict=True):
-                    self._deliver(key, value)
+                values: Sequence[bytes | None] = [record.value for record in batch]
+                if any_sealed(values):
+                    values = await self._open([(record.key, record.value) for record in batch])
+                for record, value in zip(batch, values, strict=True):
+                    self._deliver(record.key, value)
 
     async def _open(self, records: Sequence[KeyAndValue]) -> Sequence[bytes | None]:
         """As soon as their keys can be had: until then they can't be read here, nor by a worker that would go on."""

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer
 from ops.dead_letters import session_of
 from ops.kafka.reading import Spans, read_spans, whole_topic
 from ops.kafka.topics import TopicState
-from schemas.sealed import is_sealed
+from schemas.sealed import WITHOUT_CONTENT, is_sealed
 from store.direct import DirectSessions
 from store.errors import CorruptSession, WrongKey
 from store.redis import RedisSessionStore
@@ -28,7 +28,6 @@ from store.seals import Seals
 Advance = Callable[[int, int | None], None]
 
 _BATCH = 2_000
-_WITHOUT_CONTENT = frozenset({"session.deleted", "session.delete", "cancel", "feedback"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ def _is_content(record: Any, session_ids: Collection[str]) -> bool:
     if body is None:
         return record.key is not None
     state = body.get("state")
-    if body.get("type") in _WITHOUT_CONTENT or (isinstance(state, dict) and state.get("deleted")):
+    if body.get("type") in WITHOUT_CONTENT or (isinstance(state, dict) and state.get("deleted")):
         return False
     return record.key is not None or session_of(None, record.value) in session_ids
 

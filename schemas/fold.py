@@ -28,13 +28,12 @@ def evolve(session: SessionData | None, event: ReplyEvent) -> SessionData:
     """
     if event.seq == 1 and (session is None or event.epoch > session.epoch):
         return _apply(_born(event), event)
+    if session is not None and (event.epoch, event.seq) <= (session.epoch, session.seq):
+        return session
     if isinstance(event, SessionDeleted) and event.applied is not None:
-        is_past = session is not None and (event.epoch, event.seq) <= (session.epoch, session.seq)
-        return session if session is not None and is_past else _tombstone(event, event.applied)
+        return _tombstone(event, event.applied)
     if session is None:
         raise SequenceGap(f"{event.session_id}: the first event seen is seq {event.seq}, not 1")
-    if (event.epoch, event.seq) <= (session.epoch, session.seq):
-        return session
     if event.epoch != session.epoch or event.seq != session.seq + 1:
         raise SequenceGap(
             f"{event.session_id}: epoch {event.epoch} seq {event.seq} does not follow "

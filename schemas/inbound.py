@@ -215,11 +215,6 @@ def _session_id(in_body: object, key: bytes | None) -> str:
     return in_body
 
 
-def has_content(event: InboundEvent) -> bool:
-    """Whether it says something that a person wrote, or is."""
-    return isinstance(event, Message | SessionUpdate | OperatorMessage)
-
-
 def encode_inbound(event: InboundEvent) -> bytes:
     """The record value of an inbound event."""
     return orjson.dumps(event)

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 from schemas.frozen import frozen
 
+WITHOUT_CONTENT = frozenset({"cancel", "feedback", "session.delete", "session.deleted"})
+"""Types of events that say nothing that a person wrote, or is. They are published in clear: a worker knows a cancel
+before its lane comes to it, and a deletion is what is left when the rest can't be read any more."""
 KEY_ID_BYTES = 16
 NONCE_BYTES = 12
 _VERSION = 1

@@ -36,12 +36,13 @@ class WrappedKey:
 _WRAPPED_KEY = TypeAdapter(WrappedKey)
 
 
-def key_record_key(session_id: str, key_id: str) -> bytes:
-    """Each key has a record of its own, so two processes that make one at once overwrite nothing."""
-    return f"{session_id}/{key_id}".encode()
+def key_name(session_id: str, key_id: str) -> str:
+    """What a key is wrapped for, and the key of its record. Each has one of its own, so two processes that make one at
+    once overwrite nothing; and it is no session's name, which has no slash."""
+    return f"{session_id}/{key_id}"
 
 
-def parse_key_record_key(key: bytes) -> tuple[str, str]:
+def parse_key_name(key: bytes) -> tuple[str, str]:
     """(session id, key id). Raises ValueError: it names no key of a session."""
     session_id, _, key_id = key.decode().partition("/")
     if not is_session_id(session_id) or len(bytes.fromhex(key_id)) != KEY_ID_BYTES:

@@ -105,11 +105,7 @@ class DirectSessions:
         if unknown := updates.keys() - UPDATABLE:
             raise ValueError(f"can't update {', '.join(sorted(unknown))}; only {', '.join(sorted(UPDATABLE))}")
         changes = Changes(**updates)
-
-        async def decide(before: SessionData | None) -> ReplyEvent:
-            return self._updated(session_id, before, changes)
-
-        return await self._write(session_id, decide, atomic=atomic)
+        return await self._write(session_id, self._updating(session_id, changes), atomic=atomic)
 
     async def increment_counter(self, session_id: str, field: str, delta: int = 1) -> int:
         """Adds to `message_count`, or to a whole number in the metadata, and returns the sum. Never loses an increment.
@@ -117,11 +113,7 @@ class DirectSessions:
         Raises as `update`.
         """
         changes = Changes(counters={field: delta})
-
-        async def decide(before: SessionData | None) -> ReplyEvent:
-            return self._updated(session_id, before, changes)
-
-        after = await self._write(session_id, decide, atomic=True)
+        after = await self._write(session_id, self._updating(session_id, changes), atomic=True)
         return after.message_count if field == MESSAGE_COUNT else number(after.metadata.get(field))
 
     async def delete(self, session_id: str) -> bool:
@@ -142,6 +134,12 @@ class DirectSessions:
         except _NothingThere:
             return False
         return True
+
+    def _updating(self, session_id: str, changes: Changes) -> Decide:
+        async def decide(before: SessionData | None) -> ReplyEvent:
+            return self._updated(session_id, before, changes)
+
+        return decide
 
     def _updated(self, session_id: str, before: SessionData | None, changes: Changes) -> SessionUpdated:
         if is_too_large(metadata_after(before, changes)):

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from schemas.session_keys import key_name
 from store.encryption import SessionCipher
 from store.errors import CorruptSession, WrongKey
-from store.session_keys import IndexedKey, KeyEntry, KeyIndex, KeyLog, KeyName, wrapping_name
+from store.session_keys import IndexedKey, KeyEntry, KeyIndex, KeyLog, KeyName
 
 _SHOWN = 10
 
@@ -73,7 +74,7 @@ class KeyRewrapping:
                 already += 1
                 continue
             try:
-                data_key = self._cipher.open(wrapping_name(*name), key.wrapped)
+                data_key = self._cipher.open(key_name(*name), key.wrapped)
             except (WrongKey, CorruptSession):
                 unreadable.append(name[0])
                 continue
@@ -82,7 +83,7 @@ class KeyRewrapping:
 
     async def _rewrap(self, name: KeyName, data_key: bytes) -> bool:
         session_id, key_id = name
-        wrapped = self._cipher.seal(wrapping_name(*name), data_key)
+        wrapped = self._cipher.seal(key_name(*name), data_key)
         offset = await self._log.append(session_id, key_id, wrapped)
         if await self._index.offer(session_id, IndexedKey(key_id, wrapped, offset)) is not None:
             return True

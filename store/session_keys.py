@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from schemas.publishing import PublishError
 from schemas.sealed import KEY_ID_BYTES, NONCE_BYTES, Sealed, head_of, is_sealed, parse_sealed
+from schemas.session_keys import key_name
 from store.encryption import KEY_BYTES, SessionCipher
 from store.errors import CorruptSession, KeyDestroyed, KeysUnavailable, StoreUnavailable, WrongKey
 from store.recent import Recent
@@ -49,11 +50,6 @@ class Destroyed:
 
 
 DESTROYED = Destroyed()
-
-
-def wrapping_name(session_id: str, key_id: str) -> str:
-    """What the master key seals a session's key for. No session's own name: that has no slash."""
-    return f"{session_id}/{key_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +223,11 @@ class SessionKeys:
 
     async def _make(self, session_id: str) -> IndexedKey:
         key_id = os.urandom(KEY_ID_BYTES).hex()
-        wrapped = self._cipher.seal(wrapping_name(session_id, key_id), os.urandom(KEY_BYTES))
+        wrapped = self._cipher.seal(key_name(session_id, key_id), os.urandom(KEY_BYTES))
         return IndexedKey(key_id, wrapped, await self._log.append(session_id, key_id, wrapped))
 
     def _unwrap(self, name: KeyName, wrapped: bytes) -> AESGCM:
-        key = AESGCM(self._cipher.open(wrapping_name(*name), wrapped))
+        key = AESGCM(self._cipher.open(key_name(*name), wrapped))
         self._unwrapped.put(name, key)
         return key
 

@@ -53,6 +53,14 @@ class Failure:
     code: str
     error: str
     attempts: int
+    redrivable: bool = True
+    """Whether the record is in the dead letter topic, and may come again from there."""
+
+
+CANCELLED = Failure("cancelled", "The answer was cancelled.", 1, redrivable=False)
+ERASED = Failure(
+    "erased", "The session was deleted while the message was on its way. Send it again.", 1, redrivable=False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,31 +231,11 @@ class TurnProcessor:
         session: SessionData | None,
         failure: Failure | None,
     ) -> ReplyEvent | None:
-        if taken.is_erased and failure is None:
-            error = "The session was deleted while the message was on its way. Send it again."
-            return failed(
-                session_id,
-                inbound_id,
-                source,
-                session,
-                self._now(),
-                code="erased",
-                error=error,
-                attempts=1,
-                redrivable=False,
-            )
+        if taken.is_erased:
+            failure = failure or ERASED
         if failure is not None or taken.event is None:
             failure = failure or Failure("invalid", str(taken.invalid), 1)
-            return failed(
-                session_id,
-                inbound_id,
-                source,
-                session,
-                self._now(),
-                code=failure.code,
-                error=failure.error,
-                attempts=failure.attempts,
-            )
+            return self._failed(session_id, inbound_id, source, session, failure)
         if isinstance(taken.event, Message):
             return await self._answer(taken, source, taken.event, session)
         key_ids = await self._parts.seals.ids_of(session_id) if isinstance(taken.event, SessionDelete) else ()
@@ -255,7 +243,7 @@ class TurnProcessor:
 
     async def _answer(self, taken: Taken, source: Source, event: Message, session: SessionData | None) -> ReplyEvent:
         if self._parts.cancellations.requested(event.session_id, event.id):
-            return self._cancelled(source, event, session)
+            return self._failed(event.session_id, event.id, source, session, CANCELLED)
         begun = time.monotonic()
         message = customer_message(event)
         generator = self._parts.generator
@@ -268,7 +256,7 @@ class TurnProcessor:
         answer = await generator.generate(Question(message, session, retrieval), deltas.emit)
         await deltas.close()
         if self._parts.cancellations.requested(event.session_id, event.id):
-            return self._cancelled(source, event, session)
+            return self._failed(event.session_id, event.id, source, session, CANCELLED)
         timings = {
             "lane_wait": round((begun - taken.taken_at) * 1000, 3),
             "retrieve": round((retrieved - begun) * 1000, 3),
@@ -277,17 +265,19 @@ class TurnProcessor:
         draft = Draft(answer, retrieval, generator.name, timings)
         return completed(event, message, source, session, draft, self._now())
 
-    def _cancelled(self, source: Source, event: Message, session: SessionData | None) -> TurnFailed:
+    def _failed(
+        self, session_id: str, inbound_id: str, source: Source, session: SessionData | None, failure: Failure
+    ) -> TurnFailed:
         return failed(
-            event.session_id,
-            event.id,
+            session_id,
+            inbound_id,
             source,
             session,
             self._now(),
-            code="cancelled",
-            error="The answer was cancelled.",
-            attempts=1,
-            redrivable=False,
+            code=failure.code,
+            error=failure.error,
+            attempts=failure.attempts,
+            redrivable=failure.redrivable,
         )
 
     async def _republish_newest(self, session_id: str) -> None:

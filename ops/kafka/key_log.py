@@ -2,18 +2,17 @@
 
 from collections.abc import AsyncIterator
 from itertools import chain
+from typing import Any
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
-from pydantic import ValidationError
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.publisher import KafkaPublisher
 from ops.kafka.reading import read_spans, started_reader, whole_topic
 from schemas.publishing import Record
-from schemas.session_keys import BEAT, decode_key, encode_key, key_record_key, parse_key_record_key
+from schemas.session_keys import BEAT, decode_key, encode_key, key_name, parse_key_name
 from store.errors import KeysUnavailable
 from store.session_keys import KeyEntry
 
@@ -32,7 +31,7 @@ class KafkaKeyLog:
 
     async def append(self, session_id: str, key_id: str, wrapped: bytes | None) -> int:
         value = None if wrapped is None else encode_key(session_id, key_id, wrapped)
-        record = Record(self._topic, key_record_key(session_id, key_id), value, 0)
+        record = Record(self._topic, key_name(session_id, key_id).encode(), value, 0)
         return (await self._publisher.publish(record)).offset
 
     async def beat(self) -> None:
@@ -58,19 +57,17 @@ class KafkaKeyLog:
                     records = chain.from_iterable(batches.values())
                     yield [entry for record in records if (entry := _entry(record)) is not None], reached[place]
                 yield [], end
-        except (KafkaError, OpsError) as error:
+        except OpsError as error:
             raise KeysUnavailable(str(error)) from error
 
 
-def _entry(record: object) -> KeyEntry | None:
-    key: bytes = getattr(record, "key", None) or b""
-    value: bytes | None = getattr(record, "value", None)
-    offset: int = getattr(record, "offset", 0)
-    if key == BEAT:
+def _entry(record: Any) -> KeyEntry | None:
+    if record.key == BEAT:
         return None
     try:
-        session_id, key_id = parse_key_record_key(key)
-        return KeyEntry(session_id, key_id, None if value is None else decode_key(value).wrapped_bytes, offset)
-    except (ValueError, ValidationError) as error:
-        log.error("session_key_unreadable", offset=offset, error=str(error))
+        session_id, key_id = parse_key_name(record.key or b"")
+        wrapped = None if record.value is None else decode_key(record.value).wrapped_bytes
+    except ValueError as error:  # pydantic's are, too
+        log.error("session_key_unreadable", offset=record.offset, error=str(error))
         return None
+    return KeyEntry(session_id, key_id, wrapped, record.offset)

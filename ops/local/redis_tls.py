@@ -13,8 +13,8 @@ from ops.local.redis import RedisServer
 USER = "supportstream"
 
 # What a session store needs: the types it keeps, its own Lua scripts, the lives of its keys. Redis counts INFO as
-# dangerous, for what it tells of the server; it shows no keys. A
-# rebuild puts events in their place by RENAME, which it could do by copying them as well.
+# dangerous, for what it tells of the server; it shows no keys. A rebuild puts events in their place by RENAME, which
+# could be done by copying them as well.
 _RIGHTS = (
     "-@all +@connection +@hash +@list +@set +@sortedset +@string +evalsha +script|load +script|exists "
     "+del +unlink +exists +type +expire +pexpire +expireat +pexpireat +persist +ttl +pttl +scan +time "

@@ -1,11 +1,12 @@
 """A worker's background task: the index of session keys follows its topic, and the topic forgets what was destroyed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
+from ops.background import in_background
 from schemas.publishing import PublishError
 from schemas.topics import HOUR_MS
 from store.errors import StoreError
@@ -17,18 +18,11 @@ _EVERY_SECONDS = HOUR_MS / 1000
 """As long as a segment of the topic lasts: the next record closes it, and then it can be compacted."""
 
 
-@asynccontextmanager
-async def keys_kept_up(
+def keys_kept_up(
     seals: Seals, is_ours: Callable[[], bool], *, every_seconds: float = _EVERY_SECONDS
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     """Keeps up while the block runs; `is_ours` says whether it is this process that beats."""
-    task = asyncio.create_task(_keep_up(seals, is_ours, every_seconds), name="key-upkeep")
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    return in_background(_keep_up(seals, is_ours, every_seconds), "key-upkeep")
 
 
 async def _keep_up(seals: Seals, is_ours: Callable[[], bool], every_seconds: float) -> None:

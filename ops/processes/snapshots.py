@@ -7,11 +7,12 @@ first partition.
 import asyncio
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
+from ops.background import in_background
 from ops.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -24,18 +25,11 @@ def snapshot_command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "ops.cli", "replay", "--snapshot", "--rate", rate]
 
 
-@asynccontextmanager
-async def snapshots_regularly(
+def snapshots_regularly(
     command: Sequence[str], interval_seconds: float, is_ours: Callable[[], bool]
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     """Runs `command` every `interval_seconds` while the block runs, each time that `is_ours` says so."""
-    task = asyncio.create_task(_run_regularly(command, interval_seconds, is_ours), name="snapshots")
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    return in_background(_run_regularly(command, interval_seconds, is_ours), "snapshots")
 
 
 async def _run_regularly(command: Sequence[str], interval_seconds: float, is_ours: Callable[[], bool]) -> None:

@@ -18,6 +18,7 @@ from secrets import token_hex
 
 from aiokafka import AIOKafkaConsumer
 
+from ops.background import in_background
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import span_reader, whole_topic
@@ -188,13 +189,8 @@ class Rebuild:
         """Runs `reading`; says how far it is, and how much it was."""
         total = sum(end - begin for begin, end in spans.values())
         began = time.monotonic()
-        watch = asyncio.create_task(self._tell(spans, total, advance))
-        try:
+        async with in_background(self._tell(spans, total, advance), "tell"):
             await reading
-        finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
         outcome.records += total
         outcome.seconds_reading += time.monotonic() - began
         advance(total, total)
@@ -340,13 +336,10 @@ class Rebuild:
     async def _lease(self) -> AsyncIterator[None]:
         if not await self._copy.take_lease(self._token):
             raise OpsError("The same replay is running, or was killed just now: try again in 15 seconds.")
-        keeping = asyncio.create_task(self._keep_lease())
         try:
-            yield
+            async with in_background(self._keep_lease(), "keep-lease"):
+                yield
         finally:
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
             with suppress(StoreError):
                 await self._copy.release_lease(self._token)
 

@@ -39,7 +39,7 @@ async def test_what_cannot_be_opened_yet_waits_and_keeps_its_order(monkeypatch: 
     async def at_once(seconds: float) -> None: ...
 
     monkeypatch.setattr("ingress.topic_reader.asyncio.sleep", at_once)
-    consumer = Consumer((b"a", b"sealed 1"), (b"b", b"plain"), (None, None))
+    consumer = Consumer((b"a", b"\x01sealed 1"), (b"b", b"plain"), (None, None))
     monkeypatch.setattr("ingress.topic_reader.AIOKafkaConsumer.end_offsets", Consumer.end_offsets)
     delivered: list[KeyAndValue] = []
     done = asyncio.Event()
@@ -50,7 +50,7 @@ async def test_what_cannot_be_opened_yet_waits_and_keeps_its_order(monkeypatch: 
         if failures:
             failures -= 1
             raise StoreUnavailable("Redis is away")
-        return [value and value.removeprefix(b"sealed ") for _, value in records]
+        return [value and value.removeprefix(b"\x01sealed ") for _, value in records]
 
     def deliver(key: bytes | None, value: bytes | None) -> None:
         delivered.append((key, value))

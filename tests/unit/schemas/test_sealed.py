@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.sealed import head_of, is_sealed, parse_sealed
-from schemas.session_keys import decode_key, encode_key, key_record_key, parse_key_record_key
+from schemas.session_keys import decode_key, encode_key, key_name, parse_key_name
 
 session_ids = st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True)
 key_ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
@@ -40,11 +40,11 @@ def test_no_json_looks_sealed(body: dict[str, str]) -> None:
 
 @given(session_ids, key_ids, st.binary(min_size=1, max_size=80))
 def test_a_record_of_the_keys_topic_names_session_and_key(session_id: str, key_id: str, wrapped: bytes) -> None:
-    assert parse_key_record_key(key_record_key(session_id, key_id)) == (session_id, key_id)
+    assert parse_key_name(key_name(session_id, key_id).encode()) == (session_id, key_id)
     assert decode_key(encode_key(session_id, key_id, wrapped)).wrapped_bytes == wrapped
 
 
 @pytest.mark.parametrize("key", [b"", b"#beat", b"s", b"s/", b"s/00", b"a b/" + b"0" * 32, b"\xff/" + b"0" * 32])
 def test_other_keys_of_records_are_refused(key: bytes) -> None:
     with pytest.raises(ValueError):
-        parse_key_record_key(key)
+        parse_key_name(key)
