@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from schemas.errors import SequenceGap
-from schemas.inbound import Changes, Scalar
+from schemas.inbound import MAX_COUNTER, Changes, Scalar
 from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, Source, TurnCompleted
 from schemas.session import RECENT_IDS, SessionData
 
@@ -132,7 +132,7 @@ def _apply(session: SessionData, event: ReplyEvent) -> SessionData:
         version=event.version,
         user_id=session.user_id if user_id is None else user_id,
         thread_id=session.thread_id,
-        message_count=session.message_count + (message is not None),
+        message_count=session.message_count + (message is not None and session.message_count < MAX_COUNTER),
         escalated=session.escalated,
         claimed=session.claimed,
         metadata=session.metadata,
@@ -178,6 +178,17 @@ def metadata_after(session: SessionData | None, changes: Changes) -> dict[str, S
 def number(value: Scalar) -> int:
     """What a counter in `metadata` stands at; anything but a whole number counts as 0."""
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def counters_out_of_range(session: SessionData | None, changes: Changes) -> list[str]:
+    """Names of the counters that `changes` would take beyond `MAX_COUNTER`, up or down."""
+    metadata = merge_patch(session.metadata if session else {}, changes.metadata or {})
+    messages = session.message_count if session else 0
+    return [
+        name
+        for name, delta in (changes.counters or {}).items()
+        if abs(delta + (messages if name == MESSAGE_COUNT else number(metadata.get(name)))) > MAX_COUNTER
+    ]
 
 
 def merge_patch(metadata: dict[str, Scalar], patch: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -21,6 +21,8 @@ from schemas.identity import InboundId, SessionId, derived_inbound_id, encodable
 MAX_TEXT_CHARACTERS = 8_000
 MAX_METADATA_BYTES = 4_096
 MAX_ATTACHMENTS = 10
+MAX_COUNTER = 2**53 - 1
+"""What a counter counts up or down to at most, and what is added to it at once: every JSON reader has it exactly."""
 MAX_TTL_SECONDS = 10 * 365 * 24 * 60 * 60
 
 Rfc3339 = Annotated[
@@ -93,6 +95,13 @@ class Changes:
     ttl_seconds: Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)] | None = None
 
 
+def _check_counters(changes: Changes) -> Changes:
+    """Only where they come in: events of before must stay readable."""
+    if any(abs(delta) > MAX_COUNTER for delta in (changes.counters or {}).values()):
+        raise ValueError(f"a counter changes by at most {MAX_COUNTER}")
+    return changes
+
+
 @frozen(kw_only=True)
 class Inbound:
     """What every inbound event has."""
@@ -121,7 +130,7 @@ class SessionUpdate(Inbound):
     """Asks to change fields of the session."""
 
     type: Literal["session.update"] = "session.update"
-    changes: Changes
+    changes: Annotated[Changes, AfterValidator(_check_counters)]
 
 
 @frozen(kw_only=True)

@@ -13,7 +13,9 @@ from schemas.frozen import frozen
 from schemas.inbound import Scalar
 
 RECENT_IDS = 32
-"""How many inbound ids a session remembers to recognise one that comes again."""
+"""How many inbound ids the session itself has, to recognise one that comes again. Earlier ones are kept beside it."""
+EARLIER_IDS_MS = 24 * 60 * 60 * 1000
+"""How long an inbound id is remembered after it left `recent_ids`, while the session lives."""
 RECENT_EVENTS = 50
 """How many of a session's newest reply events the store keeps beside its state."""
 
@@ -74,6 +76,10 @@ class SessionData:
         """Whether the record was applied already: by where it stands, or by its id (a duplicate, or a redrive)."""
         return offset <= self.applied.get(source, -1) or inbound_id in self.recent_ids
 
+    def updated_ms(self) -> int:
+        """When it changed last, in ms since 1970."""
+        return round(datetime.fromisoformat(self.updated_at.replace("Z", "+00:00")).timestamp() * 1000)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -91,6 +97,16 @@ class SessionData:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         return cls.from_dict(orjson.loads(data))
+
+
+def ids_pushed_out(before: SessionData | None, after: SessionData) -> tuple[tuple[str, int], ...]:
+    """The inbound ids that `before` had among its recent ones and `after`, its next state, has no more; with the time
+    of that, in ms since 1970. None where a new life begins."""
+    if before is None or before.epoch != after.epoch or after.deleted or len(before.recent_ids) < RECENT_IDS:
+        return ()
+    if before.recent_ids[0] == after.recent_ids[0]:
+        return ()
+    return ((before.recent_ids[0], after.updated_ms()),)
 
 
 _FIELDS = tuple(each.name for each in fields_of(SessionData))

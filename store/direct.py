@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
-from schemas.fold import MESSAGE_COUNT, evolve, fact_fields, metadata_after, number
+from schemas.fold import MESSAGE_COUNT, counters_out_of_range, evolve, fact_fields, metadata_after, number
 from schemas.identity import turn_id
-from schemas.inbound import MAX_METADATA_BYTES, Changes, Scalar, is_too_large
-from schemas.publishing import Publisher, PublishError
+from schemas.inbound import MAX_COUNTER, MAX_METADATA_BYTES, Changes, Scalar, is_too_large
+from schemas.publishing import Publisher
 from schemas.records import reply_record
 from schemas.replies import ReplyEvent, SessionDeleted, SessionUpdated, decode_reply, encode_reply
-from schemas.session import SessionData
-from store.errors import Conflict, LockLost, StoreUnavailable, Unpublished
+from schemas.session import SessionData, ids_pushed_out
+from store.errors import Conflict, LockLost, Unpublished
 from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, StoreStats
 from store.seals import Seals
 
@@ -142,6 +142,8 @@ class DirectSessions:
         return decide
 
     def _updated(self, session_id: str, before: SessionData | None, changes: Changes) -> SessionUpdated:
+        if counters_out_of_range(before, changes):
+            raise ValueError(f"a counter has at most {MAX_COUNTER}")
         if is_too_large(metadata_after(before, changes)):
             raise ValueError(f"a session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON")
         return SessionUpdated(**self._fields(session_id, before), changes=changes)
@@ -179,13 +181,14 @@ class DirectSessions:
                 event_id=fact.id,
                 fence=fence,
                 reply=reply,
+                pushed_out=ids_pushed_out(before, after),
             )
             match outcome:
                 case Applied() | Already():
                     written = outcome.reply if isinstance(outcome, Already) else reply
                     try:
                         await self._publish(fact, written)
-                    except (PublishError, StoreUnavailable) as error:
+                    except Exception as error:
                         raise Unpublished(f"{session_id} is written, its event is not published: {error}") from error
                     return after
                 case Fenced() if again:

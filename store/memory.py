@@ -8,10 +8,23 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from schemas.session import RECENT_EVENTS, SessionData
+from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData
 from store.errors import LockTimeout
 from store.locking import DEFAULT_LOCK, LockSettings, no_locks
-from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, FenceKind, Stale, Stored, StoreStats
+from store.protocol import (
+    Already,
+    Answered,
+    Applied,
+    CommitOutcome,
+    Fence,
+    Fenced,
+    FenceKind,
+    PushedOut,
+    RestoreOutcome,
+    Stale,
+    Stored,
+    StoreStats,
+)
 
 
 @dataclass(slots=True)
@@ -22,6 +35,8 @@ class _Entry:
     expires_at: float
     fences: dict[FenceKind, int] = field(default_factory=dict)
     events: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
+    earlier_ids: dict[str, int] = field(default_factory=dict)
+    """Inbound ids that left the session's recent ones, oldest first, each with when (in ms since 1970)."""
 
 
 class MemorySessionStore:
@@ -57,7 +72,15 @@ class MemorySessionStore:
         return await self.get(session_id) is not None
 
     async def commit_turn(
-        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
+        self,
+        session: SessionData,
+        *,
+        expected_version: int,
+        event_id: str,
+        fence: Fence,
+        reply: bytes,
+        answers: str = "",
+        pushed_out: PushedOut = (),
     ) -> CommitOutcome:
         entry = self._live(session.session_id)
         if entry is not None and entry.fences.get(fence.kind, 0) > fence.token:
@@ -68,6 +91,8 @@ class MemorySessionStore:
             if entry is not None and entry.event_id == event_id:
                 return Already(entry.events[-1])
             return Stale(current)
+        if entry is not None and session.seq > 1 and not session.deleted and answers in entry.earlier_ids:
+            return Answered()
         if entry is None:
             entry = _Entry(session, event_id, fence.kind, 0.0)
             self._entries[session.session_id] = entry
@@ -76,7 +101,9 @@ class MemorySessionStore:
         entry.expires_at = self._clock() + self.ttl_of(session)
         if session.deleted or session.seq == 1:
             entry.events.clear()
+            entry.earlier_ids.clear()
         entry.events.append(reply)
+        _remember(entry, pushed_out)
         self._entries.move_to_end(session.session_id)
         while len(self._entries) > self._max_sessions:
             self._entries.popitem(last=False)
@@ -94,19 +121,31 @@ class MemorySessionStore:
         return list(entry.events)[-missing:] if missing else []
 
     async def restore(
-        self, session: SessionData, *, event_id: str, fence: Fence, events: Sequence[bytes], ttl_seconds: float
-    ) -> bool:
+        self,
+        session: SessionData,
+        *,
+        event_id: str,
+        fence: Fence,
+        events: Sequence[bytes],
+        ttl_seconds: float,
+        pushed_out: PushedOut = (),
+    ) -> RestoreOutcome:
         entry = self._live(session.session_id)
         if entry is not None:
-            if entry.fences.get(fence.kind, 0) > fence.token or entry.session.version >= session.version:
-                return False
+            if entry.fences.get(fence.kind, 0) > fence.token:
+                return Fenced(entry.fences[fence.kind])
+            if entry.session.version >= session.version:
+                return Stale(entry.session.version)
+            if entry.session.epoch != session.epoch:
+                entry.earlier_ids.clear()
         else:
             entry = self._entries[session.session_id] = _Entry(session, event_id, fence.kind, 0.0)
         entry.session, entry.event_id, entry.writer = session, event_id, fence.kind
         entry.fences[fence.kind] = fence.token
         entry.expires_at = self._clock() + ttl_seconds
         entry.events = deque(events, maxlen=RECENT_EVENTS)
-        return True
+        _remember(entry, pushed_out)
+        return Applied()
 
     def ttl_of(self, session: SessionData) -> float:
         return session.ttl_seconds or self._ttl
@@ -127,7 +166,7 @@ class MemorySessionStore:
         return {"enabled": self._lock_settings is not None, "active": active}
 
     async def test_locks(self) -> None:
-        """There is nobody who could not answer."""
+        """No-op: the in-memory store has no remote lock nodes."""
 
     @asynccontextmanager
     async def _hold(self, session_id: str, settings: LockSettings) -> AsyncIterator[Fence]:
@@ -167,3 +206,13 @@ class MemorySessionStore:
             del self._entries[session_id]
             return None
         return entry
+
+
+def _remember(entry: _Entry, pushed_out: PushedOut) -> None:
+    entry.earlier_ids.update(pushed_out)
+    if pushed_out:
+        forgotten_before = pushed_out[-1][1] - EARLIER_IDS_MS
+        for inbound_id, pushed_at in list(entry.earlier_ids.items()):
+            if pushed_at >= forgotten_before:
+                break
+            del entry.earlier_ids[inbound_id]

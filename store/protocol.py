@@ -37,6 +37,11 @@ class Already:
 
 
 @frozen()
+class Answered:
+    """The inbound id was answered before, longer ago than the session itself remembers: there is nothing to do."""
+
+
+@frozen()
 class Stale:
     """Somebody else advanced the session to `version`: reload and decide anew."""
 
@@ -50,7 +55,10 @@ class Fenced:
     token: int
 
 
-CommitOutcome = Applied | Already | Stale | Fenced
+CommitOutcome = Applied | Already | Answered | Stale | Fenced
+RestoreOutcome = Applied | Stale | Fenced
+PushedOut = Sequence[tuple[str, int]]
+"""Inbound ids that left a session's recent ones, each with the time of that in ms since 1970."""
 
 
 @frozen()
@@ -88,11 +96,23 @@ class SessionStore(Protocol):
     async def exists(self, session_id: str) -> bool: ...
 
     async def commit_turn(
-        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
+        self,
+        session: SessionData,
+        *,
+        expected_version: int,
+        event_id: str,
+        fence: Fence,
+        reply: bytes,
+        answers: str = "",
+        pushed_out: PushedOut = (),
     ) -> CommitOutcome:
         """Writes `session` and appends `reply`, the bytes of the reply event `event_id`, in one step, if the stored
         version is `expected_version` (0: none is stored), and of the same epoch where the write continues one. The
-        session's time to live starts anew."""
+        session's time to live starts anew.
+
+        `answers` is the inbound id that the event answers: one that was pushed out of the session's recent ids in the
+        last `EARLIER_IDS_MS` is not answered again. `pushed_out` are those that this write pushes out.
+        """
         ...
 
     async def newest_event(self, session_id: str) -> bytes | None:
@@ -105,11 +125,19 @@ class SessionStore(Protocol):
         ...
 
     async def restore(
-        self, session: SessionData, *, event_id: str, fence: Fence, events: Sequence[bytes], ttl_seconds: float
-    ) -> bool:
+        self,
+        session: SessionData,
+        *,
+        event_id: str,
+        fence: Fence,
+        events: Sequence[bytes],
+        ttl_seconds: float,
+        pushed_out: PushedOut = (),
+    ) -> RestoreOutcome:
         """Puts back what the store lost: `session` with its newest reply `events`, oldest first, for `ttl_seconds`.
 
-        Returns whether it did: not where the store has this version or a later one, nor over a later fence.
+        `Stale`: the store has this version or a later one. `Fenced`: a later owner has written, and nothing was put
+        back.
         """
         ...
 

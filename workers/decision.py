@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
-from schemas.fold import applied_after, fact_fields, metadata_after, source_key
+from schemas.fold import applied_after, counters_out_of_range, fact_fields, metadata_after, source_key
 from schemas.frozen import frozen
 from schemas.identity import turn_id
 from schemas.inbound import (
+    MAX_COUNTER,
     MAX_METADATA_BYTES,
     Cancel,
     Changes,
@@ -157,8 +158,10 @@ def effective(changes: Changes, session: SessionData | None) -> Changes:
     fact; the second leaves no fingerprint either. A session keeps its first fingerprint.
 
     Raises:
-        PermanentError: the session's metadata would become too large.
+        PermanentError: the session's metadata, or a counter, would become too large.
     """
+    if changes.counters and (names := counters_out_of_range(session, changes)):
+        raise PermanentError("counter_out_of_range", f"{', '.join(names)}: a counter has at most {MAX_COUNTER}.")
     if (changes.metadata or changes.counters) and is_too_large(metadata_after(session, changes)):
         raise PermanentError(
             "metadata_too_large", f"A session's metadata has at most {MAX_METADATA_BYTES} bytes as JSON."

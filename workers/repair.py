@@ -3,10 +3,14 @@
 A store can lose writes that it had acknowledged: a failover, a flush, an older backup. The mark (`workers.marks`) that
 it still has says up to where it had everything, so reading the topic from there on finds all that is missing, and after
 an ordinary restart next to nothing is to be read. What is newer in the store stays.
+
+Memory is bounded: sessions are folded in a cache, and written to the store as soon as they leave it. A session of which
+events follow later is then read again. Reads and writes of many sessions share round trips.
 """
 
+import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,10 +24,10 @@ from schemas.fold import evolve
 from schemas.partition import home_partition
 from schemas.replies import ReplyEvent, SessionDeleted, decode_reply
 from schemas.sealed import is_sealed
-from schemas.session import RECENT_EVENTS, SessionData
-from store.protocol import Fence, SessionStore
+from schemas.session import RECENT_EVENTS, SessionData, ids_pushed_out
+from store.protocol import Fence, Fenced, SessionStore, Stale
 from store.seals import NO_KEYS, Seals
-from workers.errors import LogCut
+from workers.errors import LogCut, NotOwner
 from workers.incarnations import Incarnations
 from workers.records import Partition
 
@@ -31,6 +35,10 @@ log = structlog.get_logger(__name__)
 
 _BATCH_RECORDS = 2_000
 _POLL_MS = 2_000
+_KEPT_BYTES = 64 * 1024 * 1024
+"""Of events of sessions that are being folded."""
+_GROUP = 256
+"""Sessions that are written at once."""
 
 
 class RepairObserver(Protocol):
@@ -47,6 +55,8 @@ class _Rebuilt:
     events: deque[bytes]
     event_id: str = ""
     changed: bool = False
+    pushed_out: list[tuple[str, int]] = field(default_factory=list)
+    """Inbound ids that left the session's recent ones, since it was read."""
     held: dict[tuple[int, int], tuple[ReplyEvent, bytes]] = field(default_factory=dict)
     """Events, by epoch and seq, that follow nothing yet: what is before them was not read, or lies in another
     partition."""
@@ -70,8 +80,59 @@ class _Rebuilt:
             return
         if event.seq == 1 or isinstance(event, SessionDeleted):
             self.events.clear()
+            self.pushed_out.clear()
         self.events.append(value)
+        self.pushed_out += ids_pushed_out(self.session, after)
         self.session, self.event_id, self.changed = after, event.id, True
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it keeps."""
+        return 2_000 + sum(map(len, self.events)) + 80 * len(self.pushed_out)
+
+
+class _Folding:
+    """The sessions of one repair, least recently folded first."""
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[str, _Rebuilt] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._sessions
+
+    def add(self, session_id: str, rebuilt: _Rebuilt) -> None:
+        self._sessions[session_id] = rebuilt
+
+    def take(self, event: ReplyEvent, value: bytes) -> None:
+        """Folds an event of a session that is here."""
+        session_id = event.session_id
+        rebuilt = self._sessions[session_id]
+        rebuilt.take(event, value)
+        self._sessions.move_to_end(session_id)
+        self._bytes += rebuilt.size - self._sizes.get(session_id, 0)
+        self._sizes[session_id] = rebuilt.size
+
+    def pop_beyond(self, limit_bytes: int) -> list[_Rebuilt]:
+        """Removes and returns the sessions folded longest ago, until the others have `limit_bytes` at most. Those that
+        lack events stay: they can't be written yet."""
+        popped = []
+        for session_id in list(self._sessions):
+            if self._bytes <= limit_bytes:
+                break
+            if not self._sessions[session_id].held:
+                popped.append(self._sessions.pop(session_id))
+                self._bytes -= self._sizes.pop(session_id, 0)
+        return popped
+
+    @property
+    def lacking(self) -> set[str]:
+        """Sessions of which events are here that follow nothing yet."""
+        return {session_id for session_id, each in self._sessions.items() if each.held}
+
+    def rest(self) -> list[tuple[str, _Rebuilt]]:
+        return list(self._sessions.items())
 
 
 class StoreRepair:
@@ -112,6 +173,7 @@ class StoreRepair:
         Raises:
             StoreUnavailable, StoreReplaced, KafkaError: again, later; it may have been done in part.
             LogCut: the reply topic lacks what was in it.
+            NotOwner: a later owner has written to one of the sessions.
         """
         homes = {p.partition for p in partitions if p.topic == self._inbound_topic}
         if not homes:
@@ -128,14 +190,16 @@ class StoreRepair:
                 if ends[number] < (mark := marks.get(self._mark(number), 0)):
                     raise LogCut(self._reply_topic, number, ends[number], mark)
             starts = {number: max(begins[number], marks.get(self._mark(number), 0)) for number in ends}
-            rebuilt: dict[str, _Rebuilt] = {}
-            await self._read(consumer, starts, ends, homes, rebuilt)
-            if lacking := {session_id for session_id, each in rebuilt.items() if each.held}:
+            folding = _Folding()
+            restored = await self._read(consumer, starts, ends, homes, folding, fence)
+            if lacking := folding.lacking:
                 # The store lost whole sessions: only their beginnings can bring them back.
-                await self._read(consumer, begins, ends, homes, rebuilt, only=lacking)
+                restored += await self._read(consumer, begins, ends, homes, folding, fence, only=lacking)
+            for session_id in folding.lacking:
+                log.error("session_not_restorable", session_id=session_id, hint="Its earlier events are not retained.")
+            restored += await self._restore([each for _, each in folding.rest()], fence)
         finally:
             await consumer.stop()
-        restored = await self._restore(rebuilt, fence)
         await self._store.save_progress({self._mark(number): ends[number] for number in homes if number in ends})
         if restored:
             log.warning("sessions_restored", count=restored, partitions=len(homes))
@@ -153,23 +217,28 @@ class StoreRepair:
         starts: dict[int, int],
         ends: dict[int, int],
         homes: set[int],
-        rebuilt: dict[str, _Rebuilt],
+        folding: _Folding,
+        fence: Fence,
         only: set[str] | None = None,
-    ) -> None:
-        """Folds the records between `starts` and `ends` of sessions at home in `homes`; of these sessions `only`."""
+    ) -> int:
+        """Folds the records between `starts` and `ends` of sessions at home in `homes`; of these sessions `only`.
+        Returns how many sessions were written because there was no room for them."""
         open_places = {TopicPartition(self._reply_topic, n): ends[n] for n, start in starts.items() if start < ends[n]}
+        restored = 0
         if not open_places:
-            return
+            return restored
         consumer.assign(list(open_places))
         for place in open_places:
             consumer.seek(place, starts[place.partition])
         while open_places:
             batches = await consumer.getmany(*open_places, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS)
             records = [record for batch in batches.values() for record in batch]
-            await self._fold([record for record in records if self._is_meant(record, homes, only)], rebuilt)
+            await self._fold([record for record in records if self._is_meant(record, homes, only)], folding)
+            restored += await self._restore(folding.pop_beyond(_KEPT_BYTES), fence)
             for place, end in list(open_places.items()):
                 if await consumer.position(place) >= end:
                     del open_places[place]
+        return restored
 
     def _is_meant(self, record: Any, homes: set[int], only: set[str] | None) -> bool:
         """By its key, which is cheap to read; a record without a readable one is nobody's."""
@@ -181,21 +250,24 @@ class StoreRepair:
             return session_id in only
         return home_partition(session_id, self._partitions()) in homes
 
-    async def _fold(self, records: list[Any], rebuilt: dict[str, _Rebuilt]) -> None:
+    async def _fold(self, records: list[Any], folding: _Folding) -> None:
         events: list[tuple[ReplyEvent, bytes]] = []
         values = await self._seals.opened([record.value for record in records])
         for record, value in zip(records, values, strict=True):
-            if is_sealed(value):
-                # Erased; the deletion that follows can be read.
+            if value is None or is_sealed(value):
+                # Erased; the deletion that follows can be read. Or a batch that could not be unpacked.
                 continue
             try:
-                events.append((decode_reply(value or b""), value or b""))
+                events.append((decode_reply(value), value))
             except ValidationError as error:
                 log.error("reply_unreadable", partition=record.partition, offset=record.offset, error=str(error))
-        for session_id in {event.session_id for event, _ in events} - rebuilt.keys():
-            rebuilt[session_id] = await self._stored(session_id)
+        unknown = sorted({event.session_id for event, _ in events if event.session_id not in folding})
+        for n in range(0, len(unknown), _GROUP):
+            group = unknown[n : n + _GROUP]
+            for session_id, rebuilt in zip(group, await asyncio.gather(*map(self._stored, group)), strict=True):
+                folding.add(session_id, rebuilt)
         for event, value in events:
-            rebuilt[event.session_id].take(event, value)
+            folding.take(event, value)
             if event.source is not None:
                 self._incarnations.seen(event.source.topic)
 
@@ -204,21 +276,36 @@ class StoreRepair:
         events = await self._store.events(session_id) if stored else []
         return _Rebuilt(stored.session if stored else None, deque(events, maxlen=RECENT_EVENTS))
 
-    async def _restore(self, rebuilt: dict[str, _Rebuilt], fence: Fence) -> int:
+    async def _restore(self, sessions: list[_Rebuilt], fence: Fence) -> int:
+        """Writes what was folded; returns how many sessions the store had lacked. Raises NotOwner."""
         restored = 0
-        for session_id, each in rebuilt.items():
-            if each.held:
-                log.error("session_not_restorable", session_id=session_id, hint="Its earlier events are not retained.")
-            session = each.session
-            if session is None or not each.changed:
-                continue
-            left = session.expires_at(self._store.ttl_of(session)) - self._clock()
-            # What would have expired by now stays gone.
-            if left > 0:
-                restored += await self._store.restore(
-                    session, event_id=each.event_id, fence=fence, events=list(each.events), ttl_seconds=left
-                )
+        changed = [each for each in sessions if each.changed]
+        for n in range(0, len(changed), _GROUP):
+            outcomes = await asyncio.gather(*(self._restore_one(each, fence) for each in changed[n : n + _GROUP]))
+            restored += sum(outcomes)
         return restored
+
+    async def _restore_one(self, rebuilt: _Rebuilt, fence: Fence) -> bool:
+        session = rebuilt.session
+        assert session is not None, "what was changed is there"
+        left = session.expires_at(self._store.ttl_of(session)) - self._clock()
+        if left <= 0:
+            # What would have expired by now stays gone.
+            return False
+        outcome = await self._store.restore(
+            session,
+            event_id=rebuilt.event_id,
+            fence=fence,
+            events=list(rebuilt.events),
+            ttl_seconds=left,
+            pushed_out=rebuilt.pushed_out,
+        )
+        match outcome:
+            case Fenced(token):
+                raise NotOwner(session.session_id, token)
+            case Stale():
+                return False
+        return True
 
     def _mark(self, partition: int) -> str:
         return f"{self._incarnations.name(self._reply_topic)}:{partition}"

@@ -6,6 +6,7 @@ from itertools import chain
 from schemas.errors import SequenceGap
 from schemas.fold import evolve
 from schemas.replies import ReplyEvent, SessionDeleted
+from schemas.session import ids_pushed_out
 from store.redis.working_copy import Folded, Step
 
 Event = tuple[ReplyEvent, bytes]
@@ -19,6 +20,7 @@ def fold(before: Folded, events: Iterable[Event]) -> tuple[Step | None, list[byt
     """
     session = before.session
     event_id, values, anew = before.event_id, list[bytes](), False
+    pushed_out: list[tuple[str, int]] = []
     held: dict[tuple[int, int], Event] = {}
     for event, value in chain(events, _again(held)):
         try:
@@ -30,10 +32,12 @@ def fold(before: Folded, events: Iterable[Event]) -> tuple[Step | None, list[byt
             continue
         if event.seq == 1 or isinstance(event, SessionDeleted):
             values.clear()
+            pushed_out.clear()
             anew = True
         values.append(value)
+        pushed_out += ids_pushed_out(session, after)
         session, event_id = after, event.id
-    step = Step(before, Folded(session, event_id), values, anew) if session is not before.session else None
+    step = Step(before, Folded(session, event_id), values, anew, pushed_out) if session is not before.session else None
     return step, [held[place][1] for place in sorted(held)]
 
 

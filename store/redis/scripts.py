@@ -21,12 +21,16 @@ class Script:
 # The fence is checked first, so that a writer that lost its right is told so even when it is behind as well. Being
 # behind is no error when the newest event is the caller's own: its first attempt succeeded and the response was lost.
 # That answer touches the session, so that a WAIT for replicas after it covers the first attempt's write.
+#
+# Inbound ids that left the session's own list are in a sorted set by the time of that. An id in it was answered, and is
+# not answered again.
 COMMIT_TURN = Script("""
-local session, events = KEYS[1], KEYS[2]
+local session, events, ids = KEYS[1], KEYS[2], KEYS[3]
 local expected, kind, token, event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local version, state, reply = ARGV[5], ARGV[6], ARGV[7]
 local ttl_ms, keep, first, key = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1', ARGV[11]
 local epoch, continues = ARGV[12], ARGV[13] == '1'
+local answered, now_ms, keep_ids_ms = ARGV[14], ARGV[15], ARGV[16]
 local stored = redis.call('HMGET', session, 'version', 'event', kind, 'key', 'epoch')
 if stored[3] and tonumber(stored[3]) > tonumber(token) then
   return {'FENCED', stored[3]}
@@ -37,6 +41,18 @@ if (stored[1] or '0') ~= expected or (continues and (stored[5] or epoch) ~= epoc
     return {'ALREADY', redis.call('LINDEX', events, -1)}
   end
   return {'STALE', stored[1] or '0'}
+end
+if first then
+  redis.call('DEL', ids)
+elseif answered ~= '' and redis.call('ZSCORE', ids, answered) then
+  return {'ANSWERED'}
+end
+if #ARGV > 16 then
+  for i = 17, #ARGV do
+    redis.call('ZADD', ids, now_ms, ARGV[i])
+  end
+  redis.call('ZREMRANGEBYSCORE', ids, '-inf', string.format('(%.0f', tonumber(now_ms) - tonumber(keep_ids_ms)))
+  redis.call('PEXPIRE', ids, keep_ids_ms)
 end
 local sealed_by = stored[4] or ''
 if stored[1] and not first and sealed_by ~= key then
@@ -57,25 +73,32 @@ return {'APPLIED'}
 """)
 
 RESTORE = Script("""
-local session, events = KEYS[1], KEYS[2]
+local session, events, ids = KEYS[1], KEYS[2], KEYS[3]
 local version, kind, token, event, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local ttl_ms, key, epoch = ARGV[6], ARGV[7], ARGV[8]
-local stored = redis.call('HMGET', session, 'version', kind)
+local ttl_ms, key, epoch, keep_ids_ms, id_args = ARGV[6], ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
+local stored = redis.call('HMGET', session, 'version', kind, 'epoch')
 if stored[2] and tonumber(stored[2]) > tonumber(token) then
-  return 0
+  return {'FENCED', stored[2]}
 end
 if stored[1] and tonumber(stored[1]) >= tonumber(version) then
-  return 0
+  return {'STALE', stored[1]}
+end
+if stored[3] and stored[3] ~= epoch then
+  redis.call('DEL', ids)
+end
+if id_args > 0 then
+  redis.call('ZADD', ids, unpack(ARGV, 11, 10 + id_args))
+  redis.call('PEXPIRE', ids, keep_ids_ms)
 end
 redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', event, 'writer', kind, kind, token,
   'key', key, 'state', state)
 redis.call('DEL', events)
-for i = 9, #ARGV do
+for i = 11 + id_args, #ARGV do
   redis.call('RPUSH', events, ARGV[i])
 end
 redis.call('PEXPIRE', session, ttl_ms)
 redis.call('PEXPIRE', events, ttl_ms)
-return 1
+return {'APPLIED'}
 """)
 
 # All of a session as one moment had it.
@@ -179,7 +202,8 @@ return 1
 # the same: a turn that was committed meanwhile wins. The copy remembers that it was done, and may be asked again.
 SWITCH = Script("""
 local rebuilt, rebuilt_events, session, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local version, epoch, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+local rebuilt_ids, ids = KEYS[5], KEYS[6]
+local version, epoch, ttl_ms, keep_ids_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local made = redis.call('HMGET', rebuilt, 'event', 'state', 'key', 'switched')
 if made[4] then
   return 1
@@ -198,6 +222,14 @@ end
 redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', made[1], 'writer', 'partition',
   'key', made[3], 'state', made[2])
 redis.call('RENAME', rebuilt_events, events)
+if stored[2] and stored[2] ~= epoch then
+  redis.call('DEL', ids)
+end
+if redis.call('EXISTS', rebuilt_ids) == 1 then
+  redis.call('ZUNIONSTORE', ids, 2, ids, rebuilt_ids, 'AGGREGATE', 'MAX')
+  redis.call('DEL', rebuilt_ids)
+  redis.call('PEXPIRE', ids, keep_ids_ms)
+end
 redis.call('HSET', rebuilt, 'switched', 1, 'events', 0)
 redis.call('PEXPIRE', session, ttl_ms)
 redis.call('PEXPIRE', events, ttl_ms)
@@ -210,7 +242,7 @@ local stored = redis.call('HMGET', KEYS[1], 'version', 'epoch')
 if stored[1] ~= ARGV[1] or (stored[2] or '0') ~= ARGV[2] then
   return 0
 end
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 return 1
 """)
 

@@ -7,14 +7,27 @@ from uuid import uuid4
 
 import orjson
 
-from schemas.session import RECENT_EVENTS, SessionData
+from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData
 from store.encryption import Cipher, PlainText
 from store.errors import CorruptSession, StoreReplaced
 from store.locking import DEFAULT_LOCK, LockSettings, no_locks
-from store.protocol import Already, Applied, CommitOutcome, Fence, Fenced, FenceKind, Stale, Stored, StoreStats
+from store.protocol import (
+    Already,
+    Answered,
+    Applied,
+    CommitOutcome,
+    Fence,
+    Fenced,
+    FenceKind,
+    PushedOut,
+    RestoreOutcome,
+    Stale,
+    Stored,
+    StoreStats,
+)
 from store.redis.active import ActiveSessions
 from store.redis.connect import RedisConnections
-from store.redis.keys import Keys
+from store.redis.keys import Keys, digest_of_id
 from store.redis.round_trips import RoundTrips
 from store.redis.scan import session_id_pages
 from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
@@ -78,12 +91,20 @@ class RedisSessionStore:
         return await self.get(session_id) is not None
 
     async def commit_turn(
-        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
+        self,
+        session: SessionData,
+        *,
+        expected_version: int,
+        event_id: str,
+        fence: Fence,
+        reply: bytes,
+        answers: str = "",
+        pushed_out: PushedOut = (),
     ) -> CommitOutcome:
         session_id, seal = session.session_id, self._cipher.seal
         outcome = await self._round_trips.run_script(
             COMMIT_TURN,
-            [self._keys.session(session_id), self._keys.events(session_id)],
+            self._keys_of(session_id),
             [
                 expected_version,
                 fence.kind,
@@ -98,6 +119,10 @@ class RedisSessionStore:
                 self._cipher.key_id,
                 session.epoch,
                 int(session.seq > 1),
+                digest_of_id(answers) if answers else "",
+                pushed_out[-1][1] if pushed_out else 0,
+                EARLIER_IDS_MS,
+                *(digest_of_id(inbound_id) for inbound_id, _ in pushed_out),
             ],
         )
         match outcome[0]:
@@ -105,6 +130,8 @@ class RedisSessionStore:
                 return Applied()
             case b"ALREADY":
                 return Already(self._cipher.open(session_id, outcome[1]))
+            case b"ANSWERED":
+                return Answered()
             case b"STALE":
                 return Stale(int(outcome[1]))
             case b"FENCED":
@@ -128,12 +155,19 @@ class RedisSessionStore:
         return [*(self._cipher.open(session_id, event) for event in older), newest]
 
     async def restore(
-        self, session: SessionData, *, event_id: str, fence: Fence, events: Sequence[bytes], ttl_seconds: float
-    ) -> bool:
+        self,
+        session: SessionData,
+        *,
+        event_id: str,
+        fence: Fence,
+        events: Sequence[bytes],
+        ttl_seconds: float,
+        pushed_out: PushedOut = (),
+    ) -> RestoreOutcome:
         session_id, seal = session.session_id, self._cipher.seal
-        done: int = await self._round_trips.run_script(
+        outcome = await self._round_trips.run_script(
             RESTORE,
-            [self._keys.session(session_id), self._keys.events(session_id)],
+            self._keys_of(session_id),
             [
                 session.version,
                 fence.kind,
@@ -143,10 +177,24 @@ class RedisSessionStore:
                 max(1, int(ttl_seconds * 1000)),
                 self._cipher.key_id,
                 session.epoch,
+                EARLIER_IDS_MS,
+                2 * len(pushed_out),
+                *(part for inbound_id, at_ms in pushed_out for part in (at_ms, digest_of_id(inbound_id))),
                 *(seal(session_id, event) for event in events),
             ],
         )
-        return done == 1
+        match outcome[0]:
+            case b"APPLIED":
+                return Applied()
+            case b"STALE":
+                return Stale(int(outcome[1]))
+            case b"FENCED":
+                return Fenced(int(outcome[1]))
+        raise CorruptSession(f"restore answered {outcome!r}")
+
+    def _keys_of(self, session_id: str) -> list[str]:
+        keys = self._keys
+        return [keys.session(session_id), keys.events(session_id), keys.earlier_ids(session_id)]
 
     def ttl_of(self, session: SessionData) -> float:
         return session.ttl_seconds or self._ttl_seconds

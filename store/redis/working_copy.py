@@ -11,11 +11,12 @@ from hashlib import blake2b
 from secrets import token_hex
 from typing import Any
 
-from schemas.session import RECENT_EVENTS, SessionData
+from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData
 from store.encryption import Cipher
 from store.errors import CorruptSession, WrongKey
+from store.protocol import PushedOut
 from store.redis.connect import RedisConnections
-from store.redis.keys import Keys
+from store.redis.keys import Keys, digest_of_id
 from store.redis.round_trips import Command, RoundTrips
 from store.redis.scan import session_id_pages
 from store.redis.scripts import FOLD_IN, REMOVE, SEED, SWITCH, Script
@@ -49,6 +50,8 @@ class Step:
     after: Folded
     events: Sequence[bytes]
     anew: bool
+    pushed_out: PushedOut = ()
+    """Inbound ids that left the session's recent ones on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,19 @@ class WorkingCopy:
         """Which of them were written; another one was folded on by somebody else meanwhile."""
         # Two commands for each, and a group has an even number: both go over the same link.
         commands = [command for step in steps for command in self._fold_in(step)]
-        return [done == 1 for done in (await self._many(commands))[1::2]]
+        written = [done == 1 for done in (await self._many(commands))[1::2]]
+        await self._many(self._remembering([step for step in steps if step.pushed_out]))
+        return written
+
+    def _remembering(self, steps: Sequence[Step]) -> list[Command]:
+        """That an id was answered stays true whoever folded the session on, and however often."""
+        commands: list[Command] = []
+        for step in steps:
+            assert step.after.session is not None
+            key = self._keys.earlier_ids(step.after.session.session_id)
+            ids = (part for inbound_id, at_ms in step.pushed_out for part in (at_ms, digest_of_id(inbound_id)))
+            commands += [("ZADD", key, *ids), ("PEXPIRE", key, self._keep_ms)]
+        return commands
 
     def _fold_in(self, step: Step) -> tuple[Command, Command]:
         session = step.after.session
@@ -218,7 +233,7 @@ class WorkingCopy:
 
     async def forget(self, session_ids: Iterable[str]) -> None:
         """Sessions that are of no interest any more."""
-        await self._many(("DEL", *self._of(each)) for each in session_ids)
+        await self._many(("DEL", *self._of(each), self._keys.earlier_ids(each)) for each in session_ids)
 
     # ---- beside the live ones
 
@@ -293,8 +308,12 @@ class WorkingCopy:
         many. One that is live in a later life or version stays as it is."""
         calls = [
             (
-                [*self._of(session.session_id), self._live.session(each), self._live.events(each)],
-                [session.version, session.epoch, max(1, int(ttl_seconds * 1000))],
+                [
+                    *(self._keys.session(each), self._keys.events(each)),
+                    *(self._live.session(each), self._live.events(each)),
+                    *(self._keys.earlier_ids(each), self._live.earlier_ids(each)),
+                ],
+                [session.version, session.epoch, max(1, int(ttl_seconds * 1000)), EARLIER_IDS_MS],
             )
             for session, ttl_seconds in sessions
             if (each := session.session_id)
@@ -304,7 +323,10 @@ class WorkingCopy:
     async def remove(self, pairs: Sequence[Pair]) -> int:
         """Removes live sessions, unless they were written since they were looked at; returns how many."""
         calls = [
-            ([self._live.session(each), self._live.events(each)], [pair.live_version, pair.live_epoch])
+            (
+                [self._live.session(each), self._live.events(each), self._live.earlier_ids(each)],
+                [pair.live_version, pair.live_epoch],
+            )
             for pair in pairs
             if (each := pair.session_id)
         ]

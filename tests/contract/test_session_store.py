@@ -7,7 +7,7 @@ import pytest
 
 from schemas.session import RECENT_EVENTS
 from store.errors import LockTimeout
-from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale, Stored
+from store.protocol import Already, Applied, Fence, Fenced, RestoreOutcome, SessionStore, Stale, Stored
 from tests.contract.backends import Backend
 from tests.contract.sessions import commit, commit_up_to, increment, reply_of, session, tombstone
 
@@ -224,28 +224,29 @@ async def test_what_was_lost_is_put_back_once_and_never_over_something_newer(sto
     events = [reply_of(session(seq=seq)) for seq in (1, 2, 3)]
     await commit_up_to(store, 1)
 
-    async def restore(token: int = 5) -> bool:
+    async def restore(token: int = 5) -> RestoreOutcome:
         return await store.restore(
             lost, event_id="event-s1-3", fence=Fence("partition", token), events=events, ttl_seconds=30.0
         )
 
-    assert await restore()
+    assert await restore() == Applied()
     assert await store.load("s1") == Stored(lost, "partition")
     assert await store.events("s1") == events
-    assert not await restore()
+    assert await restore() == Stale(3)
     assert await commit(store, session(seq=4), token=4) == Fenced(5)
     assert await commit(store, lost, token=5) == Already(events[-1])
     assert await commit(store, session(seq=4), token=5) == Applied()
-    assert not await restore(6)
+    assert await restore(6) == Stale(4)
     assert await store.get("s1") == session(seq=4)
 
 
 async def test_a_restored_session_is_not_written_over_a_later_owner(store: SessionStore) -> None:
-    """O"""
+    """O: and who restores is told so, for it must not go on as if the session were there."""
     await commit(store, session(), token=9)
     late = session(seq=2)
     fence = Fence("partition", 8)
-    assert not await store.restore(late, event_id="e", fence=fence, events=[reply_of(late)], ttl_seconds=30.0)
+    outcome = await store.restore(late, event_id="e", fence=fence, events=[reply_of(late)], ttl_seconds=30.0)
+    assert outcome == Fenced(9)
     assert await store.get("s1") == session()
 
 
