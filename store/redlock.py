@@ -17,7 +17,6 @@ from weakref import WeakValueDictionary
 import structlog
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError as RedisLockError
-from redis.exceptions import RedisClusterException, RedisError
 
 from store.errors import LockLost, LocksUnavailable, LockTimeout
 from store.locking import LockSettings
@@ -185,7 +184,7 @@ class _Holding:
                 return await act(lock)
         except RedisLockError:
             return False
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except Exception as error:
             log.warning("lock_node_silent", error=str(error) or type(error).__name__)
             return None
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 
-from store.errors import StoreUnavailable
 from store.redis.keys import Keys
 from store.redis.scan import session_id_pages
 
@@ -48,7 +47,7 @@ class ActiveSessions:
                 async for page in pages:
                     found += len(page)
             self._known = {"active_sessions": found}
-        except StoreUnavailable as error:
+        except Exception as error:
             log.warning("sessions_not_counted", error=str(error))
         finally:
             self._counted_at = time.monotonic()

@@ -22,6 +22,14 @@ class ClusterLink:
         self._checked_at = 0.0
 
     async def exchange(self, commands: list[Command]) -> list[Any]:
+        try:
+            return await self._exchange(commands)
+        except BaseException:
+            # The client connects anew by itself; before anything is sent again, the servers are looked at.
+            self._checked_at = 0.0
+            raise
+
+    async def _exchange(self, commands: list[Command]) -> list[Any]:
         await self._look_at_servers()
         self._watch.check()
         pipeline = self._client.pipeline(transaction=False)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hiredis
+import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -13,9 +14,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from store.errors import StoreUnavailable
+from store.errors import StoreReplaced, StoreUnavailable
 from store.redis.round_trips import Command
 from store.redis.server_watch import ServerWatch
+
+log = structlog.get_logger(__name__)
 
 MASTER_CHECK_SECONDS = 1.0
 
@@ -79,7 +82,11 @@ class PoolLink:
     async def close(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            await connection.disconnect(nowait=True)
+            try:
+                await connection.disconnect(nowait=True)
+            except Exception as error:
+                # It was broken already; that is why it is closed.
+                log.debug("redis_connection_not_closed", error=f"{type(error).__name__}: {error}")
 
     async def _exchange_once(self, packed: bytes, count: int) -> list[Any]:
         try:
@@ -87,12 +94,18 @@ class PoolLink:
                 connection = await self._connected()
                 self._watch.check()
                 return await _responses(connection, packed, count)
-        except asyncio.CancelledError:
-            # Responses may still come, and would be taken for those of the next commands.
-            await self.close()
+        except (StoreReplaced, RedisTimeoutError, RedisConnectionError):
             raise
         except TimeoutError as error:
             raise RedisTimeoutError(f"no response in {self._time_limit:g} s") from error
+        except Exception as error:
+            # After a reset uvloop raises RuntimeError; the next library something else. A fresh connection helps.
+            await self.close()
+            raise RedisConnectionError(f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            # Responses may still come, and would be taken for those of the next commands.
+            await self.close()
+            raise
 
     async def _connected(self) -> AbstractConnection:
         if self._master is not None and time.monotonic() > self._master_checked_at + MASTER_CHECK_SECONDS:

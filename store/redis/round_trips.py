@@ -15,8 +15,6 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisClusterException,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -74,8 +72,9 @@ class Link(Protocol):
 class RoundTrips:
     """Runs commands over links to the same Redis, on each link one group at a time of at most `max_group` commands.
 
-    Whoever finds a link free and asks alone sends its own command. Groups are sent by tasks, so that a caller who goes
-    away takes nobody along. Commands that wait for each other's responses keep their order; others have none.
+    A caller that finds a link free and asks alone sends its own command. Groups are sent by tasks, so that a caller
+    that is cancelled does not take others along. Commands that wait for each other's responses keep their order;
+    others have none.
     """
 
     def __init__(self, links: Sequence[Link], *, max_group: int = 256) -> None:
@@ -84,7 +83,7 @@ class RoundTrips:
         self._max_group = max_group
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
         self._gathering = False
-        """Somebody who has a link waits a moment for others."""
+        """A caller that has a link waits a moment for others."""
         self._senders: set[asyncio.Task[None]] = set()
 
     async def run(self, *command: Any) -> Any:
@@ -100,7 +99,7 @@ class RoundTrips:
         link = self._free.pop()
         self._gathering = True
         try:
-            # Who asks in the same turn of the event loop goes along.
+            # What is asked in the same turn of the event loop goes along.
             await asyncio.sleep(0)
         except BaseException:
             self._pass_on(link)
@@ -159,7 +158,7 @@ class RoundTrips:
         return future
 
     def _pass_on(self, link: Link) -> None:
-        """The link to whoever waits, else to those who come."""
+        """Hands a free link to the commands that wait, or returns it to the pool."""
         if not self._waiting:
             self._free.append(link)
             return
@@ -174,8 +173,10 @@ class RoundTrips:
         except StoreError as error:
             responses = [error] * len(group)
         except BaseException:
+            # The process ends. The callers were not cancelled, so they are told what they can handle.
             for _, future in group:
-                future.cancel()
+                if not future.done():
+                    future.set_exception(StoreUnavailable("The connection to Redis was closed."))
             raise
         finally:
             self._pass_on(link)
@@ -196,7 +197,8 @@ class RoundTrips:
                 await link.load_scripts([script.text for script in ALL_SCRIPTS])
                 for i, response in zip(again, await link.exchange([commands[i] for i in again]), strict=True):
                     responses[i] = response
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Any exception of a connection, known or not (uvloop raises RuntimeError after a reset), means the same.
             raise _store_error(error) from error
         return responses
 

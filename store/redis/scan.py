@@ -3,8 +3,6 @@
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from redis.exceptions import RedisClusterException, RedisError
-
 from store.errors import StoreUnavailable
 from store.redis.keys import Keys
 
@@ -28,7 +26,7 @@ async def session_id_pages(client: Any, keys: Keys, *, size: int) -> AsyncGenera
             if len(page) == size:
                 yield list(page)
                 page.clear()
-    except (RedisError, RedisClusterException, OSError) as error:
+    except Exception as error:
         raise StoreUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
     if page:
         yield list(page)
