@@ -60,6 +60,18 @@ class Metrics:
             "Inbound records that retention removed before a worker read them.",
             registry=registry,
         )
+        self._commit_failures = Counter(
+            "supportstream_commit_failures", "Commits of offsets that failed, and were tried again.", registry=registry
+        )
+        self._poll_failures = Counter(
+            "supportstream_poll_failures", "Polls of the Kafka client that raised and took nothing.", registry=registry
+        )
+        self._unreadable = Gauge(
+            "supportstream_unreadable_partitions",
+            "1 while the next record of a partition can't be decoded, by topic and partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
         self._forgot = Counter(
             "supportstream_store_losses",
             "Times the store was seen to have lost writes, by sign.",
@@ -134,6 +146,15 @@ class Metrics:
 
     def records_lost(self, count: int) -> None:
         self._lost.inc(count)
+
+    def commit_failed(self) -> None:
+        self._commit_failures.inc()
+
+    def poll_failed(self) -> None:
+        self._poll_failures.inc()
+
+    def partition_unreadable(self, topic: str, partition: int, unreadable: bool) -> None:
+        self._unreadable.labels(topic, str(partition)).set(int(unreadable))
 
     def store_forgot(self, sign: str) -> None:
         self._forgot.labels(sign).inc()

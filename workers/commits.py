@@ -19,6 +19,8 @@ class _Partition:
     committed: int | None = None
     next_offset: int | None = None
     """The offset after the last one taken."""
+    after: dict[int, int] = field(default_factory=dict)
+    """Of those of `open` that stand for several offsets, the offset that follows."""
 
 
 class CommitTracker(Generic[P]):
@@ -32,16 +34,20 @@ class CommitTracker(Generic[P]):
     def __init__(self) -> None:
         self._partitions: dict[P, _Partition] = {}
 
-    def assign(self, partition: P) -> None:
-        self._partitions[partition] = _Partition()
+    def assign(self, partition: P, start: int | None = None) -> None:
+        """`start` is where reading begins."""
+        self._partitions[partition] = _Partition(next_offset=start)
 
     def revoke(self, partition: P) -> None:
         self._partitions.pop(partition, None)
 
-    def taken(self, partition: P, offset: int) -> None:
+    def taken(self, partition: P, offset: int, following: int | None = None) -> None:
+        """`following` is the offset after it, where that is not the next number."""
         state = self._partitions[partition]
         state.open.append(offset)
         state.next_offset = offset + 1
+        if following is not None and following != offset + 1:
+            state.next_offset = state.after[offset] = following
 
     def done(self, partition: P, offset: int) -> None:
         """Marks an offset finished; of no effect for a partition that was revoked meanwhile."""
@@ -52,7 +58,7 @@ class CommitTracker(Generic[P]):
         while state.open and state.open[0] in state.done:
             finished = state.open.popleft()
             state.done.remove(finished)
-            state.position = finished + 1
+            state.position = state.after.pop(finished, finished + 1) if state.after else finished + 1
 
     def committable(self) -> dict[P, int]:
         """Per partition the offset to commit (the next to be read), where it moved since `committed`."""
@@ -74,9 +80,16 @@ class CommitTracker(Generic[P]):
         return len(state.open) if state else 0
 
     def next_offset(self, partition: P) -> int | None:
-        """The offset after the last one taken; None when nothing was, or the partition is not assigned."""
+        """The offset after the last one taken, or where reading begins; None when the partition is not assigned."""
         state = self._partitions.get(partition)
         return state.next_offset if state else None
+
+    def done_below(self, partition: P) -> int | None:
+        """Every offset that was taken below this one is done, and none of the log's before it is left to be taken."""
+        state = self._partitions.get(partition)
+        if state is None:
+            return None
+        return state.open[0] if state.open else state.next_offset
 
     def unfinished_from(self, partition: P) -> int:
         """The lowest offset that was taken and is not done.

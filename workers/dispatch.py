@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from schemas.inbound import Cancel
-from store.errors import StoreError, StoreReplaced
+from store.errors import StoreReplaced
 from store.l1 import L1Cache
+from store.outage import Outage
 from store.protocol import SessionStore
 from workers.cancellations import Cancellations
 from workers.commits import CommitTracker
@@ -19,7 +19,8 @@ from workers.incarnations import Incarnations
 from workers.lanes import Lanes, Work
 from workers.marks import ReplyMarks
 from workers.observer import Observer
-from workers.records import Assignment, KafkaRecord, Partition, Taken, take
+from workers.places import IDLE_SECONDS, Place
+from workers.records import Assignment, KafkaRecord, Partition, Taken, offset_after, take
 from workers.rights import Consumer, LearnPartitions, Repair, Rights
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,8 @@ STARTED_AT_ONCE = 64
 """Lane heads started in one turn of the event loop."""
 ENDED_IN_A_ROW = 16
 """Works of one lane that one task runs; turns that wait for nothing must not keep the event loop."""
+CRASH_PAUSE_SECONDS = 1.0
+"""Before a turn that ended in an unexpected exception is run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        run_turn: Callable[[Taken], Awaitable[None]],
+        run_turn: Callable[[Taken, Place], Awaitable[None]],
         store: SessionStore,
         l1: L1Cache,
         cancellations: Cancellations,
@@ -94,15 +97,21 @@ class Dispatcher:
         self._lanes: Lanes[Partition, Taken] = Lanes(concurrency=settings.concurrency)
         self._commits: CommitTracker[Partition] = CommitTracker()
         self._assignments: dict[Partition, Assignment] = {}
-        self._unready: set[Partition] = set()
-        """Partitions of which records came before their assignment was ready; they are read again."""
         self._revoking: set[Partition] = set()
-        """Partitions that are drained; what still comes in from them is left to whoever is next."""
+        """Partitions that are drained; what still comes in from them is left to their next owner."""
         self._paused: set[Partition] = set()
         self._checking: set[asyncio.Task[None]] = set()
         self._tasks: dict[LaneWork, asyncio.Task[None]] = {}
+        self._places: dict[LaneWork, Place] = {}
+        """Of what runs."""
+        self._regaining: dict[LaneWork, asyncio.Future[None]] = {}
+        """Parked works that wait for a place."""
+        self._parking: asyncio.TimerHandle | None = None
         self._preparing: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
+        self._commit_outage = Outage()
+        self.commit_error: str | None = None
+        """Why the last commit failed; None when it did not."""
         self._generation = 0
         self._progressed_at = 0.0
         """When something was committed last, or work began after there was none."""
@@ -125,9 +134,37 @@ class Dispatcher:
         clock."""
         return now - self._progressed_at if self.open_records else 0.0
 
-    def next_offset(self, partition: Partition) -> int | None:
-        """The offset after the last record taken of `partition`; None when nothing was since it was assigned."""
-        return self._commits.next_offset(partition)
+    @property
+    def owned(self) -> list[Partition]:
+        """The partitions that the group gave us, worked on or not."""
+        return list(self._owned_since)
+
+    def done_below(self, partition: Partition) -> int | None:
+        """All records of `partition` below this offset are done; None while it is not worked on."""
+        return self._commits.done_below(partition) if partition in self._assignments else None
+
+    def is_busy(self, partition: Partition) -> bool:
+        """Whether records of it are taken and not done."""
+        return self._commits.open_count(partition) > 0
+
+    def preparing_problem(self, limit_seconds: float) -> str | None:
+        """Which partitions have not been ready for so long, and why; None when there are none."""
+        now = time.monotonic()
+        late = [
+            partition
+            for partition, since in self._owned_since.items()
+            if partition not in self._assignments and partition not in self.refused and now - since > limit_seconds
+        ]
+        if not late:
+            return None
+        why = self._rights.obstacle or "the store is being repaired, or turns of before are ending"
+        return f"{', '.join(map(str, sorted(late)))}: not ready to be worked on: {why}"
+
+    def commit_problem(self, limit_seconds: float) -> str | None:
+        """Why nothing could be committed for so long; None when commits go on."""
+        if self._commit_outage.seconds <= limit_seconds:
+            return None
+        return f"offsets could not be committed for {self._commit_outage.seconds:.0f} s: {self.commit_error}"
 
     def accept(self, records: Iterable[KafkaRecord]) -> None:
         """Takes records, in their partition's order, into the lanes. Doesn't wait and doesn't raise."""
@@ -140,11 +177,12 @@ class Dispatcher:
             partition = Partition(record.topic, record.partition)
             assignment = self._assignments.get(partition)
             if assignment is None or partition in self._revoking:
-                self._unready.add(partition)
+                # When the partition is ready it is read again from its committed offset.
                 continue
-            if record.offset > (expected := self._commits.next_offset(partition) or record.offset):
+            expected = self._commits.next_offset(partition)
+            if expected is not None and record.offset > expected:
                 self._check_soon(partition, expected, record.offset)
-            self._commits.taken(partition, record.offset)
+            self._commits.taken(partition, record.offset, offset_after(record))
             if record.offset < assignment.done_below:
                 self._commits.done(partition, record.offset)
                 continue
@@ -173,29 +211,38 @@ class Dispatcher:
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """Ends owning `partitions`: what was taken gets some time to finish (`DispatchSettings`), what is done is
-        committed, the rest is left to whoever is next."""
+        committed, the rest is left to the next owner. Nothing of them is left here afterwards, whatever fails."""
         partitions = set(partitions)
         self._revoking |= partitions
-        await self._stop_preparing()
-        await self._drain(partitions)
-        # A turn that found the store replaced meanwhile began another one.
-        await self._stop_preparing()
+        try:
+            await self._stop_preparing()
+            await self._drain(partitions)
+            # A turn that found the store replaced meanwhile began another one.
+            await self._stop_preparing()
+            await self._abandon(partitions)
+            await self.commit()
+        finally:
+            for partition in partitions:
+                self._forget(partition)
+
+    async def _abandon(self, partitions: set[Partition]) -> None:
+        """Cancels turns that run although their time is over."""
         if late := [task for work, task in self._tasks.items() if work.partition in partitions]:
             log.warning("turns_abandoned", count=len(late), drained_seconds=self._settings.drain_timeout)
             for task in late:
                 task.cancel()
             await asyncio.wait(late)
-        await self.commit()
-        for partition in partitions:
-            self._owned_since.pop(partition, None)
-            self._prepared_by.pop(partition, None)
-            self._commits.revoke(partition)
-            self._assignments.pop(partition, None)
-            self._l1.drop_partition(partition)
-            self._paused.discard(partition)
-            self._unready.discard(partition)
-            self._revoking.discard(partition)
-            self.refused.pop(partition, None)
+
+    def _forget(self, partition: Partition) -> None:
+        self._drop_waiting(partition)
+        self._owned_since.pop(partition, None)
+        self._prepared_by.pop(partition, None)
+        self._commits.revoke(partition)
+        self._assignments.pop(partition, None)
+        self._l1.drop_partition(partition)
+        self._paused.discard(partition)
+        self._revoking.discard(partition)
+        self.refused.pop(partition, None)
 
     async def _stop_preparing(self) -> None:
         if preparing := list(self._preparing):
@@ -220,7 +267,10 @@ class Dispatcher:
 
     async def commit(self) -> None:
         """Commits the contiguous prefix of done offsets: first in the store, then in the group, so that the group is
-        never ahead of what the store knows."""
+        never ahead of what the store knows.
+
+        What fails is tried again with the next call; what is not committed is redelivered and found done.
+        """
         async with self._committing:
             offsets = self._commits.committable()
             if not offsets:
@@ -232,12 +282,20 @@ class Dispatcher:
             except StoreReplaced:
                 self._distrust_store("server_replaced")
                 return
-            except (KafkaError, StoreError) as error:
-                # Tried again with the next interval; what is not committed is redelivered and found done.
-                log.warning("commit_failed", error=str(error) or type(error).__name__)
+            except Exception as error:
+                self._commit_failed(error)
                 return
+            if (lasted := self._commit_outage.ended()) is not None:
+                log.warning("committing_again", after_seconds=round(lasted, 1))
+            self.commit_error = None
             self._commits.committed(offsets)
             self._progressed_at = time.monotonic()
+
+    def _commit_failed(self, error: Exception) -> None:
+        self.commit_error = f"{type(error).__name__}: {error}"
+        self._observer.commit_failed()
+        if self._commit_outage.failed():
+            log.warning("commit_failed", error=self.commit_error, seconds=round(self._commit_outage.seconds, 1))
 
     async def commit_regularly(self) -> None:
         """Commits every `commit_interval` until cancelled."""
@@ -250,7 +308,9 @@ class Dispatcher:
         self._stopped = True
         for task in self._checking:
             task.cancel()
-        await self.revoked(self._assignments.keys() | self._unready)
+        await self.revoked(list(self._owned_since))
+        if self._parking is not None:
+            self._parking.cancel()
 
     def _check_soon(self, partition: Partition, expected: int, found: int) -> None:
         """Records between two that were read are not in the log. Transaction markers are none's loss; what retention
@@ -262,7 +322,8 @@ class Dispatcher:
     async def _check_gap(self, partition: Partition, expected: int, found: int) -> None:
         try:
             begin = (await self._consumer.log_begin([partition]))[partition]
-        except KafkaError as error:
+        except Exception as error:
+            # The gap itself was proven before; only whether it counts as lost is not known.
             log.warning("gap_not_checked", partition=str(partition), offset=expected, error=str(error))
             return
         if begin > expected:
@@ -296,7 +357,10 @@ class Dispatcher:
             return
         owned_since = {partition: self._owned_since[partition] for partition in partitions}
         try:
-            granted = await self._rights.obtain(owned_since, self._unready, accept_server=accept_server)
+            granted = await self._rights.obtain(owned_since, accept_server=accept_server)
+        except NotOwner:
+            self._leave([each for each in partitions if self._prepared_by.get(each) == number])
+            return
         except Exception as error:
             log.exception("assignment_failed")
             self.refuse([each for each in partitions if self._prepared_by.get(each) == number], error)
@@ -313,10 +377,13 @@ class Dispatcher:
             if self._prepared_by.get(partition) != number:
                 continue
             self._generation += 1
-            self._commits.assign(partition)
+            start = granted.read_from[partition]
+            self._commits.assign(partition, start)
             self._assignments[partition] = Assignment(
                 partition, self._generation, granted.fence, done_below, granted.logs[partition.topic]
             )
+            self.refused.pop(partition, None)
+            self._consumer.seek(partition, start)
             self._consumer.resume(partition)
         log.info("partitions_ready", count=len(granted.done_below), fence=granted.fence.token)
 
@@ -329,7 +396,13 @@ class Dispatcher:
             work = self._lanes.take()
             if work is None:
                 return
+            if (regained := self._regaining.pop(work, None)) is not None:
+                self._places[work].parked = False
+                if not regained.done():
+                    regained.set_result(None)
+                continue
             self._tasks[work] = loop.create_task(self._run(work))
+            self._park_soon()
         self._start_soon()
 
     def _start_soon(self) -> None:
@@ -337,15 +410,42 @@ class Dispatcher:
             self._starting = True
             asyncio.get_running_loop().call_soon(self._start_ready)
 
+    def _park_soon(self) -> None:
+        if self._parking is None:
+            self._parking = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._park_idle)
+
+    def _park_idle(self) -> None:
+        """Gives the places of turns that have only waited for a while to others."""
+        self._parking = None
+        idle_since = time.monotonic() - IDLE_SECONDS
+        for work in self._lanes.holding_places:
+            place = self._places.get(work)
+            if place is not None and place.idle_since is not None and place.idle_since < idle_since:
+                place.parked = True
+                self._lanes.park(work)
+        if self._tasks:
+            self._park_soon()
+            self._start_soon()
+
+    async def _regain(self, work: LaneWork) -> None:
+        """Returns when parked work has a place again."""
+        self._regaining[work] = asyncio.get_running_loop().create_future()
+        self._lanes.wants_place(work)
+        self._start_soon()
+        try:
+            await self._regaining[work]
+        finally:
+            self._regaining.pop(work, None)
+
     async def _run(self, work: LaneWork) -> None:
         """Runs a lane's head, then those behind it while no other lane waits for the place: a task for each would
-        start only after everybody else's in this turn of the event loop."""
+        start only after all others in this turn of the event loop."""
         following: LaneWork | None = work
         ended = 0
         while following is not None:
             work, done = following, False
             try:
-                await self._run_turn(work.item)
+                await self._run_to_its_end(work)
                 done = True
             except NotOwner as error:
                 self._check_ownership(work, error)
@@ -353,11 +453,31 @@ class Dispatcher:
                 log.warning("store_distrusted", error=str(error))
                 if self._is_current(work):
                     self._distrust_store("server_replaced" if isinstance(error, StoreReplaced) else "session_behind")
-            except Exception:
-                log.exception("lane_crashed", lane=work.lane, source=str(work.item.source))
             finally:
                 ended += 1
                 following = self._end(work, done, go_on=ended < ENDED_IN_A_ROW)
+
+    async def _run_to_its_end(self, work: LaneWork) -> None:
+        """Runs a turn until it ends as it should. What nobody foresaw, a cancellation that was not asked for among it,
+        must not make the record vanish from its lane, for then its partition would never commit again."""
+        while True:
+            place = self._places[work] = Place(lambda place, work=work: self._regain(work))  # type: ignore[misc]
+            try:
+                await self._run_turn(work.item, place)
+                return
+            except (NotOwner, StoreReplaced, StoreForgot):
+                raise
+            except asyncio.CancelledError as error:
+                if _was_asked_to_end():
+                    raise
+                crash: BaseException = error
+            except Exception as error:
+                crash = error
+            finally:
+                self._places.pop(work, None)
+            log.error("turn_crashed", lane=work.lane, source=str(work.item.source), exc_info=crash)
+            self._observer.retried(type(crash).__name__)
+            await asyncio.sleep(CRASH_PAUSE_SECONDS)
 
     def _end(self, work: LaneWork, done: bool, *, go_on: bool) -> LaneWork | None:
         """Ends running work. Returns what its task shall run next; only after work that is done."""
@@ -383,7 +503,7 @@ class Dispatcher:
         return assignment is not None and assignment.generation == work.generation
 
     def _check_ownership(self, work: LaneWork, error: NotOwner) -> None:
-        """A write was fenced: ask who is right."""
+        """The store fenced our write: confirm ownership with the group coordinator."""
         if not self._is_current(work):
             return
         log.warning("write_fenced", partition=str(work.partition), session_id=error.session_id)
@@ -393,13 +513,31 @@ class Dispatcher:
         self._prepare_soon(self._reclaim(assignment, unfinished_from, self._next_preparation([work.partition])))
 
     async def _reclaim(self, assignment: Assignment, unfinished_from: int, number: int) -> None:
-        if await self._rights.reclaim(assignment, unfinished_from):
+        partition = assignment.partition
+        try:
+            is_ours = await self._rights.reclaim(assignment, unfinished_from)
+        except StoreReplaced:
+            # All partitions must see that, so that what the server lacks is put back.
+            if self._prepared_by.get(partition) == number:
+                self._distrust_store("server_replaced", also={partition})
+            return
+        if is_ours:
             # That the store was replaced must be seen by all partitions, not be hidden by one of them.
-            await self._prepare([assignment.partition], number, accept_server=False)
+            await self._prepare([partition], number, accept_server=False)
+        else:
+            self._leave([partition])
 
-    def _distrust_store(self, sign: str) -> None:
+    def _leave(self, partitions: Iterable[Partition]) -> None:
+        """The group says that these are not ours. Its next rebalance gives them to their owner, or to us again."""
+        for partition in partitions:
+            self._forsake(partition)
+            self.refused[partition] = (
+                f"{partition} is another worker's: the group refused our commit; a rebalance follows"
+            )
+
+    def _distrust_store(self, sign: str, also: Iterable[Partition] = ()) -> None:
         """The store may have lost writes: nothing more is done in any partition before it is repaired."""
-        partitions = list(self._assignments)
+        partitions = [*self._assignments, *(set(also) - self._assignments.keys())]
         if not partitions:
             return
         self._repair.noticed(sign)
@@ -427,7 +565,6 @@ class Dispatcher:
         self._assignments.pop(partition, None)
         self._l1.drop_partition(partition)
         self._paused.discard(partition)
-        self._unready.add(partition)
         self._consumer.pause(partition)
 
     def _drop_waiting(self, partition: Partition) -> None:
@@ -456,3 +593,9 @@ class Dispatcher:
         ):
             self._paused.discard(partition)
             self._consumer.resume(partition)
+
+
+def _was_asked_to_end() -> bool:
+    """Whether the present task was cancelled, and not only something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,4 +1,6 @@
-"""Errors of a turn, told apart by what helps: waiting, or a person."""
+"""Errors of a worker. Those of a turn are split into retryable and permanent."""
+
+from aiokafka.errors import KafkaError
 
 
 class WorkerError(Exception):
@@ -38,3 +40,21 @@ class LogCut(Exception):
             f"{topic}:{partition} ends at {end}, but records up to {below} were applied: the topic was created again, "
             f"or lost its end. What to do: supportstream topics adopt {topic}"
         )
+
+
+class ClientBroken(KafkaError):  # type: ignore[misc]  # aiokafka has no types
+    """A Kafka client has ended inside, and will never deliver again: only a new one helps."""
+
+
+class PartitionUnreadable(KafkaError):  # type: ignore[misc]  # aiokafka has no types
+    """The next batch of a partition can't be decoded, so nothing of it is taken and nothing behind it is read."""
+
+    def __init__(self, topic: str, partition: int, offset: int, reason: str) -> None:
+        super().__init__(
+            f"{topic}:{partition} can't be read at offset {offset}: {reason}. Records before it are answered, those "
+            "behind it wait. What to do: docs/operations.md#a-partition-cant-be-read"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.reason = reason

@@ -31,7 +31,8 @@ class _Lane(Generic[P, T]):
 
 
 class Lanes(Generic[P, T]):
-    """Key-ordered concurrency: at most `concurrency` lanes run at once, and of each lane only its head.
+    """Key-ordered concurrency: at most `concurrency` lanes run at once, and of each lane only its head. A head that
+    waits for a server that is away can be parked: it goes on waiting, and its place is another's meanwhile.
 
     A lane belongs to a session, not to a partition: work of one session that arrives over two partitions, or over two
     assignments of the same partition, still never overlaps in this process (invariant O). Ready lanes take turns, so
@@ -45,6 +46,11 @@ class Lanes(Generic[P, T]):
         self._lanes: dict[str, _Lane[P, T]] = {}
         self._ready: deque[str] = deque()
         self._running: set[Work[P, T]] = set()
+        """Lane heads that hold a place; at most `concurrency`."""
+        self._parked: set[Work[P, T]] = set()
+        """Lane heads that run without a place: they wait for something outside."""
+        self._returning: deque[Work[P, T]] = deque()
+        """Parked heads that want a place again, longest first."""
 
     def offer(self, work: Work[P, T]) -> None:
         """Appends to the work's lane."""
@@ -56,8 +62,17 @@ class Lanes(Generic[P, T]):
             self._ready.append(work.lane)
 
     def take(self) -> Work[P, T] | None:
-        """The next work that may run now, which then counts as running until `finish`; None when there is none."""
-        if not self._ready or len(self._running) >= self._concurrency:
+        """The next work that may run now, which then holds a place until `finish` or `park`; None when there is none.
+        It may be parked work that `wants_place`."""
+        if len(self._running) >= self._concurrency:
+            return None
+        while self._returning:
+            work = self._returning.popleft()
+            if work in self._parked:
+                self._parked.remove(work)
+                self._running.add(work)
+                return work
+        if not self._ready:
             return None
         lane = self._lanes[self._ready.popleft()]
         lane.running = lane.waiting.popleft()
@@ -70,7 +85,8 @@ class Lanes(Generic[P, T]):
         if lane.running is not work:
             raise ValueError(f"lane {work.lane}: finished work that was not running")
         lane.running = None
-        self._running.remove(work)
+        self._running.discard(work)
+        self._parked.discard(work)
         if lane.waiting:
             self._ready.append(work.lane)
         else:
@@ -80,7 +96,8 @@ class Lanes(Generic[P, T]):
         """As `finish`. Where no other lane waits for the place, the lane's next head takes it at once, and is
         returned."""
         lane = self._lanes[work.lane]
-        if self._ready or not lane.waiting or lane.running is not work:
+        others = self._ready or self._returning or work in self._parked
+        if others or not lane.waiting or lane.running is not work:
             self.finish(work)
             return None
         self._running.remove(work)
@@ -88,8 +105,19 @@ class Lanes(Generic[P, T]):
         self._running.add(lane.running)
         return lane.running
 
+    def park(self, work: Work[P, T]) -> None:
+        """Running work gives its place to others while it waits. Its lane stays busy."""
+        if work in self._running:
+            self._running.remove(work)
+            self._parked.add(work)
+
+    def wants_place(self, work: Work[P, T]) -> None:
+        """Parked work is to be handed out by `take` once more, before any that has not begun."""
+        if work in self._parked:
+            self._returning.append(work)
+
     def revoke(self, partition: P) -> list[Work[P, T]]:
-        """Drops and returns what waits of `partition`; it will be redelivered to whoever owns it next. What runs goes
+        """Drops and returns what waits of `partition`; it will be redelivered to its next owner. What runs goes
         on."""
         dropped: list[Work[P, T]] = []
         for key in [key for key, lane in self._lanes.items() if any(w.partition == partition for w in lane.waiting)]:
@@ -103,13 +131,19 @@ class Lanes(Generic[P, T]):
 
     def holds(self, partitions: Container[P]) -> bool:
         """Whether anything of these partitions waits or runs."""
-        return any(work.partition in partitions for work in self._running) or any(
+        return any(work.partition in partitions for work in self._running | self._parked) or any(
             work.partition in partitions for lane in self._lanes.values() for work in lane.waiting
         )
 
     def running(self, partition: P | None = None) -> set[Work[P, T]]:
         """What runs now, of one partition or of all."""
-        return {work for work in self._running if partition is None or work.partition == partition}
+        begun = self._running | self._parked
+        return {work for work in begun if partition is None or work.partition == partition}
+
+    @property
+    def holding_places(self) -> frozenset[Work[P, T]]:
+        """What runs and is not parked."""
+        return frozenset(self._running)
 
     @property
     def waiting(self) -> int:

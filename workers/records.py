@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from schemas.errors import InvalidRecord
+from schemas.errors import InvalidReason, InvalidRecord
 from schemas.frozen import frozen
 from schemas.identity import is_session_id
 from schemas.inbound import InboundEvent, decode_inbound
@@ -40,17 +40,32 @@ class Partition(NamedTuple):
         return f"{self.topic}:{self.partition}"
 
 
-@frozen()
+@frozen(kw_only=True)
 class UnreadableRecord:
-    """Stands for a record whose content nobody could get at."""
+    """Stands for a batch of records whose content is not handed out, and takes their place in the partition."""
 
     topic: str
     partition: int
     offset: int
+    """Of the batch's first record."""
+    last_offset: int
+    reason: InvalidReason
     error: str
+    size: int
+    """Of the batch as it was fetched, in bytes."""
+    digest: str
+    """SHA-256 of those bytes, in hexadecimal."""
+    first_bytes: bytes
+    timestamp: int
+    """The newest of the batch's records, in ms since 1970."""
     key: None = None
     value: None = None
     headers: Sequence[tuple[str, bytes]] = ()
+
+
+def offset_after(record: KafkaRecord) -> int:
+    """The offset that follows `record` in its partition."""
+    return (record.last_offset if isinstance(record, UnreadableRecord) else record.offset) + 1
 
 
 @frozen()
@@ -107,7 +122,7 @@ def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     """Decodes `record`; never raises for what is in it."""
     source = Source(topic=assignment.log, partition=record.partition, offset=record.offset)
     if isinstance(record, UnreadableRecord):
-        unreadable = InvalidRecord("unreadable", f"The Kafka client can't decode the record: {record.error}")
+        unreadable = InvalidRecord(record.reason, f"The record can't be read: {record.error}.")
         return Taken(record, assignment, now, None, None, unreadable, source)
     if is_sealed(record.value):
         return _take_sealed(record, record.value or b"", assignment, now, source)

@@ -9,20 +9,22 @@ from dataclasses import dataclass
 import stamina
 import structlog
 
-from schemas.errors import InvalidRecord
+from schemas.errors import InvalidRecord, NewerSchema
 from schemas.publishing import BrokerUnavailable
 from store.errors import LockError, LockingDisabled, LockLost, LockTimeout, StoreReplaced, StoreUnavailable, WrongKey
 from workers.clock import utc_now
 from workers.dead_letters import DeadLetters
 from workers.errors import NotOwner, PermanentError, StoreForgot, TransientError
 from workers.observer import Observer
+from workers.places import Place
 from workers.records import Taken
 from workers.turn import Failure, TurnProcessor
 
 log = structlog.get_logger(__name__)
 
-UNAVAILABLE = (StoreUnavailable, BrokerUnavailable)
-"""Not the record's fault: waited for without end, for nothing can be decided or recorded meanwhile."""
+UNAVAILABLE = (StoreUnavailable, BrokerUnavailable, NewerSchema)
+"""Not the record's fault: waited for without end, for nothing can be decided or recorded meanwhile. What a newer worker
+wrote can be read once this one is upgraded."""
 ENDS_THE_LANE = (NotOwner, StoreForgot, StoreReplaced)
 """Nothing more may be done in the record's partition before the dispatcher has seen to it."""
 FINAL = (InvalidRecord, PermanentError, LockingDisabled, *ENDS_THE_LANE)
@@ -50,7 +52,7 @@ class ResilientTurns:
         self._observer = observer
         self._settings = settings
 
-    async def run(self, taken: Taken) -> None:
+    async def run(self, taken: Taken, place: Place) -> None:
         """Returns when the record's offset is done.
 
         Raises:
@@ -60,30 +62,30 @@ class ResilientTurns:
         # The outer boundary of a turn: a programming error, too, must end in the dead letter topic, not in a lane
         # that stands still.
         try:
-            await self._turns.run(taken)
+            await self._turns.run(taken, place)
         except ENDS_THE_LANE:
             raise
         except Exception as error:
             attempts = _Attempts(self._settings.attempts, self._observer)
             final: Exception | None = error
             if attempts.may_retry(error):
-                final = await self._retry(taken, attempts)
+                final = await self._retry(taken, place, attempts)
             if final is not None:
-                await self._give_up(taken, final, attempts.failed)
+                await self._give_up(taken, place, final, attempts.failed)
 
-    async def _retry(self, taken: Taken, attempts: "_Attempts") -> Exception | None:
+    async def _retry(self, taken: Taken, place: Place, attempts: "_Attempts") -> Exception | None:
         """Tries until the turn succeeds (None) or fails for good."""
         try:
             async for attempt in self._backoff(attempts.may_retry):
                 with attempt:
-                    await self._turns.run(taken)
+                    await self._turns.run(taken, place)
         except ENDS_THE_LANE:
             raise
         except Exception as error:
             return error
         return None
 
-    async def _give_up(self, taken: Taken, error: Exception, attempts: int) -> None:
+    async def _give_up(self, taken: Taken, place: Place, error: Exception, attempts: int) -> None:
         reason = error.reason if isinstance(error, (InvalidRecord, PermanentError)) else _REASONS.get(type(error))
         if reason is None:
             reason = "internal_error"
@@ -101,11 +103,11 @@ class ResilientTurns:
                     self._observer.dead_letter(reason)
                     log.warning("dead_letter", reason=reason, error=detail, session_id=taken.session_id)
                 if taken.session_id is not None:
-                    await self._tell(taken, failure)
+                    await self._tell(taken, place, failure)
 
-    async def _tell(self, taken: Taken, failure: Failure) -> None:
+    async def _tell(self, taken: Taken, place: Place, failure: Failure) -> None:
         try:
-            await self._turns.run(taken, failure)
+            await self._turns.run(taken, place, failure)
         except LockingDisabled:
             # A turn that fails is a turn, too: without a lock there is nobody who may write it.
             log.warning("failure_not_told", session_id=taken.session_id, code=failure.code)
@@ -145,7 +147,7 @@ class _Attempts:
     def may_retry(self, error: Exception) -> bool:
         if isinstance(error, UNAVAILABLE):
             self._observer.retried(type(error).__name__)
-            if isinstance(error, WrongKey):
+            if isinstance(error, (WrongKey, NewerSchema)):
                 log.error("session_unreadable", error=str(error))
             return True
         self.failed += 1

@@ -4,6 +4,7 @@ Obtained at each assignment, before any record is taken. Whatever is away is wai
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,16 +12,36 @@ from typing import Protocol
 
 import stamina
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 
 from schemas.publishing import PublishError
 from store.errors import StoreReplaced, StoreUnavailable
+from store.outage import Outage
 from store.protocol import Fence, SessionStore
-from workers.errors import LogCut
+from workers.errors import LogCut, NotOwner
 from workers.incarnations import Incarnations
 from workers.records import Assignment, Partition
 
 log = structlog.get_logger(__name__)
+
+_WAIT_SECONDS = 0.1
+_WAIT_MAX_SECONDS = 5.0
+"""Between attempts to obtain a right."""
+_NO_MEMBER = (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+"""How the group coordinator, or the client that knows of a rebalance, refuses a commit of what is not ours."""
 
 
 class Consumer(Protocol):
@@ -34,8 +55,8 @@ class Consumer(Protocol):
         """The group's committed offsets, where there are any."""
         ...
 
-    async def restart_from_committed(self, partition: Partition) -> None:
-        """Reads on from the committed offset, or from the beginning where there is none."""
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Reads on from `offset`. Of no effect on a partition that is not assigned any more."""
         ...
 
     async def log_begin(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
@@ -75,6 +96,8 @@ class Granted:
     fence: Fence
     done_below: dict[Partition, int] = field(default_factory=dict)
     """Per partition that may be worked on: records below this offset were done before."""
+    read_from: dict[Partition, int] = field(default_factory=dict)
+    """Per partition that may be worked on: the offset to read from, the committed one or the oldest that is there."""
     refused: dict[Partition, str] = field(default_factory=dict)
     """Partitions that can't be worked on, and why."""
     logs: dict[str, str] = field(default_factory=dict)
@@ -101,39 +124,85 @@ class Rights:
         self._publish_seconds = publish_seconds
         self._clock = clock
         self._server = ""
+        self._outage = Outage()
+        self.obstacle: str | None = None
+        """Why partitions can't be worked on at the moment; None when nothing is in the way."""
         self._learn_partitions = learn_partitions
         self._store = store
         self._consumer = consumer
         self._repair = repair
         self._incarnations = incarnations
 
-    async def obtain(
-        self, owned_since: Mapping[Partition, float], unready: set[Partition], *, accept_server: bool
-    ) -> Granted:
+    async def obtain(self, owned_since: Mapping[Partition, float], *, accept_server: bool) -> Granted:
         """The right to partitions, which the group gave us at those times (of the monotonic clock), as soon as store
-        and broker answer. Those in `unready`, of which records came before, are rewound, and taken out of it.
-        `accept_server`: whichever server is the store now; no turn may be under way then."""
-        async for attempt in _patiently():
-            with attempt:
-                return await self._obtain(owned_since, unready, accept_server)
-        raise AssertionError("retries without end")
+        and broker answer. `accept_server`: whichever server is the store now; no turn may be under way then.
+
+        Raises:
+            NotOwner: a later owner has written, and the group says that the partitions are not ours.
+        """
+        attempts = 0
+        while True:
+            try:
+                granted = await self._obtain(owned_since, accept_server)
+            except NotOwner:
+                # A later owner, or only a later fence of our own? The group coordinator knows.
+                if not await self._is_member(await self._committed_or_begin(list(owned_since))):
+                    raise
+            except Exception as error:
+                self._obstacle(error)
+            else:
+                if (lasted := self._outage.ended()) is not None:
+                    log.warning("assignment_goes_on", after_seconds=round(lasted, 1))
+                self.obstacle = None
+                return granted
+            attempts += 1
+            await asyncio.sleep(min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _obstacle(self, error: Exception) -> None:
+        """Something is away, or wrong here: nothing can be worked on before it is well again."""
+        self.obstacle = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if self._outage.failed():
+            known = isinstance(error, (StoreUnavailable, StoreReplaced, KafkaError, PublishError))
+            log.warning(
+                "assignment_waits",
+                error=self.obstacle,
+                seconds=round(self._outage.seconds, 1),
+                exc_info=None if known else error,
+            )
 
     async def reclaim(self, assignment: Assignment, unfinished_from: int) -> bool:
-        """Whether the partition is still ours. The group coordinator knows: it takes commits from members only."""
-        partition = assignment.partition
+        """Whether the partition is still ours. The group coordinator knows: it takes commits from members only.
+
+        Raises:
+            StoreReplaced: what the store lacks must be put back first.
+        """
         async for attempt in _patiently():
             with attempt:
                 await self._store.save_progress({assignment.progress_key: unfinished_from})
-        try:
-            await self._consumer.commit({partition: unfinished_from})
-        except KafkaError as refusal:
-            log.warning("ownership_lost", partition=str(partition), error=str(refusal) or type(refusal).__name__)
-            return False
-        return True
+        return await self._is_member({assignment.partition: unfinished_from})
 
-    async def _obtain(
-        self, owned_since: Mapping[Partition, float], unready: set[Partition], accept_server: bool
-    ) -> Granted:
+    async def _is_member(self, offsets: dict[Partition, int]) -> bool:
+        """Whether the group takes a commit of these offsets from us. Waits while no broker answers."""
+        while True:
+            try:
+                await self._consumer.commit(offsets)
+            except _NO_MEMBER as refusal:
+                log.warning("ownership_lost", partitions=[str(each) for each in offsets], error=type(refusal).__name__)
+                return False
+            except Exception as error:
+                self._obstacle(error)
+                await asyncio.sleep(_WAIT_SECONDS)
+                continue
+            return True
+
+    async def _committed_or_begin(self, partitions: list[Partition]) -> dict[Partition, int]:
+        async for attempt in _patiently():
+            with attempt:
+                committed = await self._consumer.committed_offsets(partitions)
+                return await self._consumer.log_begin(partitions) | committed
+        raise AssertionError("retries without end")
+
+    async def _obtain(self, owned_since: Mapping[Partition, float], accept_server: bool) -> Granted:
         partitions = list(owned_since)
         await self._learn_partitions(partitions)
         if accept_server:
@@ -149,11 +218,6 @@ class Rights:
         if self._server:
             await self._store.save_progress({self._repaired_mark(partition): 1 for partition in partitions})
         begins, ends = await self._consumer.log_begin(partitions), await self._consumer.log_end(partitions)
-        while rewound := unready.intersection(partitions):
-            partition = rewound.pop()
-            # Before it is rewound: what comes in meanwhile makes it be read again once more.
-            unready.discard(partition)
-            await self._consumer.restart_from_committed(partition)
         granted = Granted(fence, logs={partition.topic: self._log(partition.topic) for partition in partitions})
         for partition in partitions:
             below = done[partition]
@@ -161,6 +225,7 @@ class Rights:
                 granted.refused[partition] = str(LogCut(*partition, ends[partition], below))
                 continue
             granted.done_below[partition] = below
+            granted.read_from[partition] = max(committed.get(partition, 0), begins[partition])
             if begins[partition] > (read := max(below, committed.get(partition, 0))) > 0:
                 granted.lost[partition] = (read, begins[partition])
         return granted
@@ -220,9 +285,13 @@ class Rights:
         return f"{self._log(partition.topic)}:{partition.partition}"
 
 
+def _may_retry(error: Exception) -> bool:
+    return not isinstance(error, (StoreReplaced, NotOwner))
+
+
 def _patiently() -> AsyncIterator[stamina.Attempt]:
     return stamina.retry_context(
-        on=(StoreUnavailable, StoreReplaced, KafkaError, PublishError),
+        on=_may_retry,
         attempts=None,
         timeout=None,
         wait_initial=0.1,

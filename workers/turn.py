@@ -11,10 +11,13 @@
 A crash between any two steps is repaired by redelivery, which takes the way of step 3.
 """
 
+import asyncio
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import orjson
 import structlog
 
 from schemas.fold import evolve, source_key
@@ -22,14 +25,14 @@ from schemas.headers import header
 from schemas.identity import MAX_INBOUND_ID, derived_inbound_id
 from schemas.inbound import Message, SessionDelete
 from schemas.partition import home_partition
-from schemas.publishing import Publisher
+from schemas.publishing import Publisher, PublishError
 from schemas.records import reply_record
 from schemas.replies import ReplyEvent, SessionDeleted, Source, TurnFailed, decode_reply, encode_reply
-from schemas.session import SessionData
+from schemas.session import SessionData, ids_pushed_out
 from schemas.topics import MAX_EVENT_BYTES, TopicNames
-from store.errors import CorruptSession, KeyDestroyed
+from store.errors import CorruptSession, KeyDestroyed, StoreReplaced, StoreUnavailable
 from store.l1 import L1Cache
-from store.protocol import Already, Applied, Fence, Fenced, SessionStore, Stale
+from store.protocol import Already, Answered, Applied, Fence, Fenced, SessionStore, Stale
 from store.seals import NO_KEYS, Seals
 from workers.cancellations import Cancellations
 from workers.clock import Moment, utc_now
@@ -39,11 +42,18 @@ from workers.errors import NotOwner, PermanentError, StoreForgot
 from workers.generation.protocol import Generator, Question, Retrieval, Retriever
 from workers.marks import ReplyMarks
 from workers.observer import LockReason, Observer
+from workers.places import Place, own_place
 from workers.records import Taken, changed, erased, opened
 
 log = structlog.get_logger(__name__)
 
 NO_RETRIEVAL = Retrieval()
+
+PUBLISH_WAIT_SECONDS = 0.05
+PUBLISH_WAIT_MAX_SECONDS = 5.0
+"""Between attempts to publish what is in the store."""
+LOGGED_EVERY = 12
+"""Of those attempts; about once a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +103,14 @@ class TurnProcessor:
         """What the reply topic takes. It must be known before a turn is written: a reply that is in the store and that
         Kafka refuses would be a gap in the topic for ever."""
 
-    async def run(self, taken: Taken, failure: Failure | None = None) -> None:
-        """Answers `taken`, or finds that it was; with a `failure`, tells the customer so, as a turn of its own.
+    async def run(self, taken: Taken, place: Place | None = None, failure: Failure | None = None) -> None:
+        """Answers `taken`, or finds that it was; with a `failure`, tells the customer so, as a turn of its own. `place`
+        is what the turn holds while it works.
 
         Raises:
             TransientError, StoreUnavailable, BrokerUnavailable, LockError: again, later.
             PermanentError, InvalidRecord: never; it belongs into the dead letter topic.
-            NotOwner: somebody else has the partition.
+            NotOwner: another worker has the partition.
             StoreForgot, StoreReplaced: the store may have lost writes; repair it first.
         """
         if taken.is_sealed:
@@ -108,14 +119,15 @@ class TurnProcessor:
             raise taken.invalid
         session_id = taken.session_id
         assert session_id is not None, "a record without a session has no turn"
+        place = place or own_place()
         reason = self._lock_reason(taken, session_id)
         if reason is None:
-            await self._turn(taken, session_id, taken.assignment.fence, failure)
+            await self._turn(taken, session_id, taken.assignment.fence, place, failure)
             return
         self._parts.observer.lock_path(reason)
         log.debug("lock_path", reason=reason, session_id=session_id, topic=taken.record.topic)
         async with self._parts.store.lock(session_id) as fence:
-            await self._turn(taken, session_id, fence, failure)
+            await self._turn(taken, session_id, fence, place, failure)
 
     async def _opened(self, taken: Taken, *, anew: bool = False) -> Taken:
         try:
@@ -136,7 +148,7 @@ class TurnProcessor:
             return "null_key" if record.key is None else "foreign_partition"
         return None
 
-    async def _turn(self, taken: Taken, session_id: str, fence: Fence, failure: Failure | None) -> None:
+    async def _turn(self, taken: Taken, session_id: str, fence: Fence, place: Place, failure: Failure | None) -> None:
         parts = self._parts
         record, source = taken.record, taken.source
         inbound_id = _inbound_id(taken)
@@ -151,7 +163,7 @@ class TurnProcessor:
             if taken.was_sealed and (session is None or session.deleted):
                 # A deletion that did not come through here may have destroyed the key that this process remembers.
                 taken = await self._opened(taken, anew=True)
-            fact = await self._fact(taken, source, session_id, inbound_id, session, failure)
+            fact = await self._fact(taken, source, session_id, inbound_id, session, place, failure)
             if fact is None:
                 parts.observer.turn_finished("ignored", time.monotonic() - taken.taken_at)
                 return
@@ -160,7 +172,10 @@ class TurnProcessor:
                 await self._republish_newest(session_id)
                 unpublished = False
             after = evolve(session, fact)
-            reply = encode_reply(fact)
+            try:
+                reply = encode_reply(fact)
+            except orjson.JSONEncodeError as error:
+                raise PermanentError("not_storable", f"The reply can't be written as JSON: {error}.") from error
             if len(reply) > self.max_reply_bytes:
                 raise PermanentError(
                     "reply_too_large", f"The reply has {len(reply)} bytes; {self.max_reply_bytes} fit."
@@ -171,6 +186,8 @@ class TurnProcessor:
                 event_id=fact.id,
                 fence=fence,
                 reply=reply,
+                answers=inbound_id,
+                pushed_out=ids_pushed_out(session, after),
             )
             match outcome:
                 case Applied():
@@ -179,6 +196,9 @@ class TurnProcessor:
                 case Already(stored):
                     parts.l1.drop(session_id)
                     fact, reply = decode_reply(stored), stored
+                case Answered():
+                    parts.observer.turn_finished("duplicate", time.monotonic() - taken.taken_at)
+                    return
                 case Stale(version):
                     parts.observer.stale_write()
                     parts.l1.drop(session_id)
@@ -190,7 +210,7 @@ class TurnProcessor:
                     parts.observer.fenced_write()
                     parts.l1.drop(session_id)
                     raise NotOwner(session_id, token)
-            await self._publish(fact, reply, header(record.headers, "traceparent"))
+            await self._publish_surely(fact, reply, header(record.headers, "traceparent"))
             parts.observer.turn_finished(fact.type, time.monotonic() - taken.taken_at)
             return
 
@@ -229,6 +249,7 @@ class TurnProcessor:
         session_id: str,
         inbound_id: str,
         session: SessionData | None,
+        place: Place,
         failure: Failure | None,
     ) -> ReplyEvent | None:
         if taken.is_erased:
@@ -237,7 +258,11 @@ class TurnProcessor:
             failure = failure or Failure("invalid", str(taken.invalid), 1)
             return self._failed(session_id, inbound_id, source, session, failure)
         if isinstance(taken.event, Message):
-            return await self._answer(taken, source, taken.event, session)
+            await place.work()
+            try:
+                return await self._answer(taken, source, taken.event, session)
+            finally:
+                place.wait()
         key_ids = await self._parts.seals.ids_of(session_id) if isinstance(taken.event, SessionDelete) else ()
         return decided(taken.event, source, session, self._now(), key_ids=key_ids)
 
@@ -283,8 +308,37 @@ class TurnProcessor:
     async def _republish_newest(self, session_id: str) -> None:
         reply = await self._parts.store.newest_event(session_id)
         if reply is not None:
-            await self._publish(decode_reply(reply), reply, None)
+            await self._publish_surely(decode_reply(reply), reply, None)
             self._parts.observer.republished()
+
+    async def _publish_surely(self, fact: ReplyEvent, reply: bytes, traceparent: bytes | None) -> None:
+        """Publishes the event of a turn that is in the store. There is no giving up here: the topic would lack the
+        event for ever. Whatever fails is tried again until it succeeds or the lane is told to end; then the record is
+        redelivered, found applied, and its event published.
+
+        Raises:
+            StoreReplaced: the store must be repaired first.
+        """
+        attempts = 0
+        while True:
+            try:
+                await self._publish(fact, reply, traceparent)
+                return
+            except StoreReplaced:
+                raise
+            except Exception as error:
+                attempts += 1
+                self._parts.observer.retried(type(error).__name__)
+                if attempts == 1 or attempts % LOGGED_EVERY == 0:
+                    log.warning(
+                        "publishing_waits",
+                        session_id=fact.session_id,
+                        attempts=attempts,
+                        error=f"{type(error).__name__}: {error}",
+                        exc_info=None if isinstance(error, (PublishError, StoreUnavailable)) else error,
+                    )
+            wait = min(PUBLISH_WAIT_MAX_SECONDS, PUBLISH_WAIT_SECONDS * 2 ** min(attempts, 16))
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
 
     async def _publish(self, fact: ReplyEvent, reply: bytes, traceparent: bytes | None) -> None:
         if isinstance(fact, SessionDeleted):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import orjson
 import uvloop
 
+from ops.kafka.screened_consumer import ScreenedConsumer
 from ops.logs import configure_logging
 from ops.processes.serving import settle_memory
 from store.l1 import L1Cache
@@ -24,6 +25,7 @@ from workers.dispatch import Dispatcher, DispatchSettings
 from workers.incarnations import Incarnations
 from workers.marks import ReplyMarks
 from workers.observer import SilentObserver
+from workers.places import Place
 from workers.records import Partition, Taken
 
 
@@ -71,7 +73,8 @@ class Work:
         self._lanes: dict[str, tuple[int, float]] = {}
         self._running: set[str] = set()
 
-    async def __call__(self, taken: Taken) -> None:
+    async def __call__(self, taken: Taken, place: Place) -> None:
+        await place.work()
         lane, offset = taken.lane, taken.record.offset
         begun = time.monotonic()
         before, ended = self._lanes.get(lane, (-1, 0.0))
@@ -94,7 +97,8 @@ class Work:
 
 async def consume(servers: str, topic: str, records: int, lanes: int, work_s: float) -> Consumed:
     """Consumes the topic's one partition, as a worker would."""
-    app = WorkerApp(GroupSettings(servers, (topic,), f"{topic}-lanes"))
+    group = GroupSettings(servers, (topic,), f"{topic}-lanes", consumer_class=ScreenedConsumer)
+    app = WorkerApp(group, SilentObserver())
     store = MemorySessionStore(ttl_seconds=3_600)
     work = Work(work_s, records)
 
@@ -122,15 +126,15 @@ async def consume(servers: str, topic: str, records: int, lanes: int, work_s: fl
         await work.finished.wait()
     finally:
         await app.stop()
-    place = Partition(topic, 0)
-    progress = await store.progress([str(place)])
+    partition = Partition(topic, 0)
+    progress = await store.progress([str(partition)])
     return Consumed(
         records=work.done,
         others=len(work.added),
         seconds=work.last - work.first,
         added_ms=[round(seconds * 1000, 3) for seconds in work.added],
         order_broken=work.order_broken,
-        committed=progress.get(str(place), 0),
+        committed=progress.get(str(partition), 0),
     )
 
 

@@ -54,6 +54,7 @@ async def _dev(settings: Settings, broker_port: int | None, ask: str | None) -> 
             out.print("            (other commands need KAFKA_IDEMPOTENT_PRODUCER=false for this broker)", style="dim")
         out.print("  Stop      Ctrl+C\n")
         await stop.wait()
+        stop.raise_failure()
 
 
 def print_answer(frame: dict[str, Any]) -> None:
@@ -104,16 +105,18 @@ async def _worker(settings: Settings) -> None:
     try:
         async with (
             wiring.session_keys(settings, connection) as seals,
-            running_worker(settings, connection, store, seals, metrics) as running,
+            running_worker(settings, connection, store, seals, metrics, on_failure=stop.fail) as running,
         ):
             started()
             if not settings.worker_port:
                 await stop.wait()
+                stop.raise_failure()
                 return
             app = worker_http(settings, running, store, metrics)
             with listen(settings.api_host, settings.worker_port) as listener:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(serve(app, listener, stop))
                     await stop.wait()
+            stop.raise_failure()
     finally:
         await store.close()

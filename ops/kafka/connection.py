@@ -7,6 +7,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.helpers import create_ssl_context
 
+from ops.kafka.screened_consumer import ScreenedConsumer
+from store.seals import NO_KEYS, Seals
+
 _SPAN_WAIT_MS = 20
 
 
@@ -57,19 +60,20 @@ class KafkaConnection:
         )
 
     def reader(self, **arguments: Any) -> AIOKafkaConsumer:
-        """A consumer without a group: it never moves anybody's offsets."""
-        return AIOKafkaConsumer(
+        """A consumer without a group: it never moves committed offsets."""
+        return ScreenedConsumer(
             **self.client_arguments(), **self.fetch_arguments(), enable_auto_commit=False, group_id=None, **arguments
         )
 
-    def span_reader(self, **arguments: Any) -> AIOKafkaConsumer:
-        """A reader of what is there now, from the beginning unless told otherwise, that stops at its end.
+    def span_reader(self, *, seals: Seals = NO_KEYS, **arguments: Any) -> AIOKafkaConsumer:
+        """A reader of what is there now, from the beginning unless told otherwise, that stops at its end. What is
+        sealed comes opened by `seals`.
 
         The broker answers a connection's requests one after the other: whatever is asked of it next waits for a fetch
         that waits for records, so this one's do hardly.
         """
         soon = replace(self, fetch_max_wait_ms=min(_SPAN_WAIT_MS, self.fetch_max_wait_ms))
-        return soon.reader(auto_offset_reset="earliest", **arguments)
+        return soon.reader(auto_offset_reset="earliest", seals=seals, **arguments)
 
     def _ssl_context(self) -> ssl.SSLContext:
         context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_cafile)

@@ -8,15 +8,13 @@ from collections.abc import Callable
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
-    KafkaError,
-    KafkaTimeoutError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     RecordTooLargeError,
 )
 from aiokafka.structs import RecordMetadata
 
-from schemas.publishing import BrokerUnavailable, Position, Record, RecordTooLarge
+from schemas.publishing import BrokerUnavailable, Position, PublishError, Record, RecordTooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -79,9 +77,12 @@ class KafkaPublisher:
         except (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError) as error:
             self._retire(producer)
             raise RecordTooLarge(f"The broker refused a record of {size} bytes for {record.topic}.") from error
-        except (KafkaError, OSError) as error:
+        except PublishError:
+            raise
+        except Exception as error:
+            # The client raises AssertionError and TypeError, too, where its metadata is stale.
             self._retire(producer)
-            raise BrokerUnavailable(f"Kafka did not take a record for {record.topic}: {error}") from error
+            raise BrokerUnavailable(f"Kafka did not take a record for {record.topic}: {_told(error)}") from error
         return Position(metadata.topic, metadata.partition, metadata.offset)
 
     async def partitions_of(self, topic: str) -> int:
@@ -96,13 +97,20 @@ class KafkaPublisher:
                 await producer.partitions_for(topic)
                 await producer.client.force_metadata_update()
                 return len(await producer.partitions_for(topic))
-        except (KafkaError, TimeoutError, OSError) as error:
+        except Exception as error:
+            self._retire(producer)
             raise BrokerUnavailable(f"Topic {topic} is not there. Create it: supportstream topics create") from error
 
     async def check(self) -> None:
         """Raises BrokerUnavailable unless a broker answers now."""
         producer = await self._current()
-        if not await producer.client.force_metadata_update():
+        try:
+            async with asyncio.timeout(self._timeout):
+                answers = await producer.client.force_metadata_update()
+        except Exception as error:
+            self._retire(producer)
+            raise BrokerUnavailable(f"No Kafka broker answers: {_told(error)}") from error
+        if not answers:
             raise BrokerUnavailable("No Kafka broker answers.")
 
     async def settle(self) -> None:
@@ -112,8 +120,8 @@ class KafkaPublisher:
             async with asyncio.timeout(self._timeout):
                 if self._producer is not None:
                     await self._producer.flush()
-        except TimeoutError:
-            log.warning("publishing_not_settled", seconds=self._timeout)
+        except Exception as error:
+            log.warning("publishing_not_settled", seconds=self._timeout, error=_told(error))
         if self._retired:
             await asyncio.wait(self._retired, timeout=self._timeout)
 
@@ -148,11 +156,11 @@ class KafkaPublisher:
                 try:
                     async with asyncio.timeout(self._timeout):
                         await producer.start()
-                except (KafkaError, TimeoutError, OSError) as error:
-                    await producer.stop()
-                    raise BrokerUnavailable(f"Kafka does not answer: {error or 'timed out'}") from error
+                except Exception as error:
+                    await self._stop(producer)
+                    raise BrokerUnavailable(f"Kafka does not answer: {_told(error)}") from error
                 except BaseException:
-                    await producer.stop()
+                    await self._stop(producer)
                     raise
                 self._producer = producer
             return self._producer
@@ -169,14 +177,21 @@ class KafkaPublisher:
         try:
             async with asyncio.timeout(self._timeout):
                 await producer.stop()
-        except (KafkaError, KafkaTimeoutError, TimeoutError, OSError) as error:
-            log.warning("producer_stop_failed", error=str(error) or type(error).__name__)
+        except Exception as error:
+            log.warning("producer_stop_failed", error=_told(error))
 
 
 def _is_cancelled(task: "asyncio.Task[None] | None") -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _told(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__
+
+
 def _size(record: Record) -> int:
-    headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
+    # The value of a header may be null.
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers

@@ -1,9 +1,8 @@
 """Reading what a topic holds now, without a consumer group."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,14 +11,13 @@ from aiokafka.errors import KafkaError
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
-from schemas.sealed import any_sealed
 from store.errors import StoreError
 from store.seals import NO_KEYS, Seals
+from workers.errors import PartitionUnreadable
 
 _SILENCE_SECONDS = 30.0
 _POLL_MS = 1_000
 
-GetMany = Callable[..., Awaitable[dict[TopicPartition, list[Any]]]]
 Spans = dict[TopicPartition, tuple[int, int]]
 """Per partition where to begin and where to end."""
 
@@ -35,38 +33,30 @@ async def span_reader(
     Raises:
         OpsError: no broker answers; also for what Kafka refuses inside the block.
     """
-    async with started_reader(connection, what) as consumer:
-        consumer.getmany = _opening(consumer.getmany, seals)
+    async with _started(connection, connection.span_reader(seals=seals), what) as consumer:
         yield consumer
 
 
 @asynccontextmanager
 async def started_reader(connection: KafkaConnection, what: str = "Kafka") -> AsyncIterator[AIOKafkaConsumer]:
     """As `span_reader`, but what it reads is as it stands in the topic."""
-    consumer = connection.span_reader()
+    async with _started(connection, connection.span_reader(), what) as consumer:
+        yield consumer
+
+
+@asynccontextmanager
+async def _started(
+    connection: KafkaConnection, consumer: AIOKafkaConsumer, what: str
+) -> AsyncIterator[AIOKafkaConsumer]:
     try:
         await consumer.start()
         yield consumer
+    except (PartitionUnreadable, StoreError) as error:
+        raise OpsError(f"{what} can't be read: {error}") from error
     except KafkaError as error:
         raise OpsError(f"{what} at {connection.bootstrap_servers} can't be read: {error}") from error
     finally:
         await consumer.stop()
-
-
-def _opening(getmany: GetMany, seals: Seals) -> GetMany:
-    async def getmany_opened(*places: TopicPartition, **arguments: Any) -> dict[TopicPartition, list[Any]]:
-        batches = await getmany(*places, **arguments)
-        for place, records in batches.items():
-            values = [record.value for record in records]
-            if any_sealed(values):
-                try:
-                    values = await seals.opened(values)
-                except StoreError as error:
-                    raise OpsError(f"{place.topic} can't be read: {error}") from error
-                batches[place] = [replace(record, value=value) for record, value in zip(records, values, strict=True)]
-        return batches
-
-    return getmany_opened
 
 
 async def whole_topic(consumer: AIOKafkaConsumer, topic: str) -> Spans:

@@ -60,7 +60,9 @@ async def development(settings: Settings, stop: StopSignal, *, broker_port: int 
         stack.push_async_callback(store.close)
         metrics = Metrics()
         seals = await stack.enter_async_context(wiring.session_keys(settings, connection))
-        worker = await stack.enter_async_context(running_worker(settings, connection, store, seals, metrics, embedder))
+        worker = await stack.enter_async_context(
+            running_worker(settings, connection, store, seals, metrics, embedder, on_failure=stop.fail)
+        )
         app, edge = await stack.enter_async_context(
             ingress_app(settings, connection, store, seals, metrics, {"worker": worker.ready})
         )

@@ -25,6 +25,7 @@ class StopSignal:
         self._event = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._last_acts: list[Callable[[], None]] = []
+        self._failure: Exception | None = None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._received)
@@ -33,8 +34,21 @@ class StopSignal:
         await self._event.wait()
 
     def then(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the signal comes."""
-        self._callbacks.append(callback)
+        """Calls `callback` when the signal comes; at once if it has come."""
+        if self._event.is_set():
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def fail(self, failure: Exception) -> None:
+        """Ends the process as a signal does, and with an error: a part of it can't go on."""
+        self._failure = self._failure or failure
+        self.set()
+
+    def raise_failure(self) -> None:
+        """Raises what `fail` was told."""
+        if self._failure is not None:
+            raise self._failure
 
     def at_once(self, last_act: Callable[[], None]) -> None:
         """Calls `last_act` when a second signal ends the process."""

@@ -28,6 +28,7 @@ from store.protocol import SessionStore
 from store.seals import NO_KEYS, Seals
 from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
+from workers.errors import ClientBroken
 from workers.generation.protocol import Generator, Retriever
 from workers.records import Partition
 
@@ -45,6 +46,7 @@ class RunningWorker:
     """What the health report reads of a worker at work."""
 
     dispatcher: Dispatcher
+    app: WorkerApp
     knowledge: Callable[[], dict[str, object]]
     check_kafka: Callable[[], Awaitable[None]]
     cache: L1Cache
@@ -65,9 +67,9 @@ class RunningWorker:
         raise OpsError(f"{self.dispatcher.open_records} records are open and none was committed for {stalled:.0f} s")
 
     async def ready(self) -> None:
-        """Raises OpsError while a partition can't be worked on."""
-        for problem in self.dispatcher.refused.values():
-            raise OpsError(problem)
+        """Raises OpsError while a partition can't be worked on, or records wait and nothing is done."""
+        if problems := self.app.problems():
+            raise OpsError("; ".join(problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,19 @@ async def running_worker(
     seals: Seals,
     metrics: Metrics,
     embedder: "Embedder | None" = None,
+    *,
+    on_failure: Callable[[Exception], None],
 ) -> AsyncIterator[RunningWorker]:
-    """A worker in the group, from ready until drained. Without an `embedder` it loads and closes its own.
+    """A worker in the group, from ready until drained. Without an `embedder` it loads and closes its own. `on_failure`
+    is told when it can't go on; then end the process.
 
     Raises:
         OpsError: the broker, a topic, the store or the model is missing.
     """
     topics = wiring.topic_names(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=worker_wiring.WORKER_RECORD_BYTES)
-    app = WorkerApp(worker_wiring.group_settings(settings, connection))
+    app = WorkerApp(worker_wiring.group_settings(settings, connection), metrics, is_fatal=_is_fatal)
+    app.failed.add_done_callback(lambda failed: on_failure(OpsError(f"The worker can't go on: {failed.result()}")))
     try:
         await store.ping()
         await store.test_locks()
@@ -123,6 +129,7 @@ async def running_worker(
                 async with _snapshots(settings, parts.dispatcher), _key_upkeep(settings, parts.dispatcher, seals):
                     yield RunningWorker(
                         parts.dispatcher,
+                        app,
                         brain.knowledge,
                         kafka.check,
                         parts.l1,
@@ -136,6 +143,11 @@ async def running_worker(
         raise OpsError(str(error)) from error
     finally:
         await kafka.close()
+
+
+def _is_fatal(error: Exception) -> bool:
+    """Whether this member of the group can't go on after an error of the Kafka client."""
+    return isinstance(error, ClientBroken)
 
 
 def _snapshots(settings: Settings, dispatcher: Dispatcher) -> AbstractAsyncContextManager[None]:

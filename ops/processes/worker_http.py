@@ -17,6 +17,7 @@ def worker_http(settings: Settings, worker: RunningWorker, store: SessionStore, 
         return {
             "partitions": sorted(str(partition) for partition in worker.dispatcher.assignments),
             "open_records": worker.dispatcher.open_records,
+            "lag": worker.app.lag(),
             "knowledge": worker.knowledge(),
             "session_store": store_report(settings, await store.get_stats(), store.describe_locks(), worker.cache),
         }

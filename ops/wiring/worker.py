@@ -8,6 +8,7 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.publisher import KafkaPublisher
+from ops.kafka.screened_consumer import ScreenedConsumer
 from ops.metrics import Metrics
 from ops.settings import Settings
 from ops.wiring import SEALING_SHARE, sealing, topic_names
@@ -84,7 +85,10 @@ def worker_parts(
         turns.partitions = max(known, await kafka.partitions_of(topics.inbound))
 
     resilient = ResilientTurns(
-        turns, DeadLetters(publisher, topics.dlq), observer, RetrySettings(attempts=settings.turn_attempts)
+        turns,
+        DeadLetters(publisher, topics.dlq, shows_content=not settings.seals_topics),
+        observer,
+        RetrySettings(attempts=settings.turn_attempts),
     )
     dispatcher = Dispatcher(
         run_turn=resilient.run,
@@ -118,6 +122,7 @@ def worker_parts(
 
 
 def group_settings(settings: Settings, connection: KafkaConnection) -> GroupSettings:
+    """Membership in the group, read by the consumer that takes all or nothing."""
     return GroupSettings(
         bootstrap_servers=connection.bootstrap_servers,
         topics=(topic_names(settings).inbound, *settings.extra_inbound_topics),
@@ -128,6 +133,7 @@ def group_settings(settings: Settings, connection: KafkaConnection) -> GroupSett
         fetch_max_wait_ms=connection.fetch_arguments()["fetch_max_wait_ms"],
         metadata_max_age_ms=int(settings.kafka_metadata_max_age_seconds * 1000),
         security=_faststream_security(connection),
+        consumer_class=ScreenedConsumer,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from ops.kafka.screened_consumer import ScreenedConsumer
 from ops.local.kafka import KafkaServer
 from store.l1 import L1Cache
 from store.memory import MemorySessionStore
@@ -17,6 +18,7 @@ from workers.dispatch import Dispatcher, DispatchSettings
 from workers.incarnations import Incarnations
 from workers.marks import ReplyMarks
 from workers.observer import SilentObserver
+from workers.places import Place
 from workers.records import Partition, Taken
 
 POLL_INTERVAL_S = 1.5
@@ -49,12 +51,14 @@ async def test_a_turn_longer_than_the_poll_interval_does_not_end_membership(
             session_timeout_ms=2_000,
             heartbeat_interval_ms=500,
             max_poll_interval_ms=int(POLL_INTERVAL_S * 1000),
-        )
+            consumer_class=ScreenedConsumer,
+        ),
+        SilentObserver(),
     )
     ran: list[int] = []
     assigned = 0
 
-    async def run_turn(taken: Taken) -> None:
+    async def run_turn(taken: Taken, place: Place) -> None:
         ran.append(taken.record.offset)
         await asyncio.sleep(TURN_S)
 

@@ -11,6 +11,7 @@ from schemas.publishing import BrokerUnavailable
 from store.errors import StoreUnavailable
 from store.l1 import L1Cache
 from tests.unit.workers.dispatch_rig import P0, Rig, working
+from workers.app import WorkerApp
 from workers.dispatch import Dispatcher
 
 
@@ -33,6 +34,7 @@ def worker(seconds: float, *, kafka: Exception | None = None, store: Exception |
 
     return RunningWorker(
         cast(Dispatcher, Standing(seconds)),
+        cast(WorkerApp, None),
         dict,
         lambda: answer(kafka),
         L1Cache(size=1, ttl_seconds=1),

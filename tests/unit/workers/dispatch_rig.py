@@ -16,6 +16,7 @@ from workers.dispatch import Dispatcher, DispatchSettings
 from workers.incarnations import Incarnations
 from workers.marks import ReplyMarks
 from workers.observer import SilentObserver
+from workers.places import Place
 from workers.records import Partition, Taken
 
 P0, P1 = Partition(TOPICS.inbound, 0), Partition(TOPICS.inbound, 1)
@@ -32,7 +33,7 @@ class FakeConsumer:
         self.paused: set[Partition] = set()
         self.positions: dict[Partition, int] = {P0: 0, P1: 0}
         self.refusals: list[KafkaError] = []
-        self.on_restart: Callable[[Partition], None] = lambda partition: None
+        self.on_log_end: Callable[[], None] = lambda: None
 
     def produce(self, partition: Partition, *sessions: str) -> None:
         for session_id in sessions:
@@ -56,16 +57,15 @@ class FakeConsumer:
     async def committed_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         return {partition: self.committed[partition] for partition in partitions if partition in self.committed}
 
-    async def restart_from_committed(self, partition: Partition) -> None:
-        await asyncio.sleep(0)
-        self.positions[partition] = self.committed.get(partition, 0)
-        self.on_restart(partition)
+    def seek(self, partition: Partition, offset: int) -> None:
+        self.positions[partition] = offset
 
     async def log_begin(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         return {partition: self.begins.get(partition, 0) for partition in partitions}
 
     async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         await asyncio.sleep(0)
+        self.on_log_end()
         return {partition: len(self.logs[partition]) for partition in partitions}
 
     def pause(self, partition: Partition) -> None:
@@ -111,7 +111,8 @@ class ManualTurns:
         self.cancelled: list[int] = []
         self.hold = True
 
-    async def __call__(self, taken: Taken) -> None:
+    async def __call__(self, taken: Taken, place: Place) -> None:
+        await place.work()
         self.started.append(taken)
         if not self.hold:
             return
@@ -173,7 +174,7 @@ class Rig:
         self.observer = Lost()
         self.running_when_settled: list[int] = []
         self.made.append(self)
-        run_turn: Callable[[Taken], Awaitable[None]] = self.turns
+        run_turn: Callable[[Taken, Place], Awaitable[None]] = self.turns
         self.dispatcher = Dispatcher(
             run_turn=run_turn,
             store=self.store,

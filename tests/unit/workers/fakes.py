@@ -24,6 +24,7 @@ from workers.dead_letters import DeadLetters
 from workers.generation.protocol import Answer, Emit, Question
 from workers.marks import ReplyMarks
 from workers.observer import LockReason
+from workers.places import own_place
 from workers.records import Assignment, Partition, Taken, take
 from workers.recovery import ResilientTurns, RetrySettings
 from workers.turn import TurnParts, TurnProcessor
@@ -189,6 +190,15 @@ class RecordingObserver:
     def records_lost(self, count: int) -> None:
         self.seen["lost"] += count
 
+    def commit_failed(self) -> None:
+        self.seen["commit failed"] += 1
+
+    def poll_failed(self) -> None:
+        self.seen["poll failed"] += 1
+
+    def partition_unreadable(self, topic: str, partition: int, unreadable: bool) -> None:
+        self.seen[f"{topic}:{partition} unreadable"] = int(unreadable)
+
 
 class Clock:
     """Each turn is decided a second after the one before."""
@@ -268,7 +278,7 @@ class Worker:
     async def run(self, *records: FakeRecord) -> None:
         """With retries and dead letters, as the lanes do it."""
         for record in records:
-            await self.resilient.run(self.take(record))
+            await self.resilient.run(self.take(record), own_place())
 
     async def session(self, session_id: str) -> SessionData:
         session = await self.store.get(session_id)

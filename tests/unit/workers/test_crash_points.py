@@ -1,5 +1,7 @@
 """A crash between any two steps of the turn is repaired by redelivery (D, L)."""
 
+from typing import Any
+
 import pytest
 
 from schemas.publishing import BrokerUnavailable
@@ -7,7 +9,7 @@ from schemas.replies import SessionDeleted, TurnFailed
 from schemas.session import SessionData
 from store.errors import StoreUnavailable
 from store.memory import MemorySessionStore
-from store.protocol import CommitOutcome, Fence
+from store.protocol import CommitOutcome
 from tests.unit.workers.fakes import TOPICS, FakeRecord, Worker, answer_texts, away, home, inbound
 from workers.errors import TransientError
 from workers.records import Partition
@@ -23,15 +25,11 @@ class CrashingStore(MemorySessionStore):
         super().__init__(ttl_seconds=3_600)
         self.die_before = self.die_after = False
 
-    async def commit_turn(
-        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
-    ) -> CommitOutcome:
+    async def commit_turn(self, session: SessionData, **arguments: Any) -> CommitOutcome:
         if self.die_before:
             self.die_before = False
             raise StoreUnavailable("before")
-        outcome = await super().commit_turn(
-            session, expected_version=expected_version, event_id=event_id, fence=fence, reply=reply
-        )
+        outcome = await super().commit_turn(session, **arguments)
         if self.die_after:
             self.die_after = False
             raise StoreUnavailable("after")
@@ -126,7 +124,7 @@ async def test_everything_is_redelivered_at_once(at: Partition) -> None:
 async def test_a_failure_that_was_told_but_not_marked_done_is_told_once() -> None:
     worker, _ = await conversation(home("s1"))
     record = inbound("s1", 1, id="m1", text="Hello")
-    await worker.turns.run(worker.take(record), Failure("retries_exhausted", "Sorry.", 3))
+    await worker.turns.run(worker.take(record), failure=Failure("retries_exhausted", "Sorry.", 3))
     fresh = worker.restarted()
     await fresh.run(record)
     assert fresh.generator.calls == []

@@ -167,7 +167,7 @@ async def test_who_gets_a_partition_as_the_store_is_replaced_waits_for_the_forme
     ):
         store.name = name
         began = time.monotonic()
-        await rights.obtain({P0: began - moved_ago}, set(), accept_server=True)
+        await rights.obtain({P0: began - moved_ago}, accept_server=True)
         assert (time.monotonic() - began >= 0.25) is waits, name
     assert len(repair.repaired) == 4
 
@@ -178,7 +178,7 @@ async def test_nobody_waits_longer_than_replies_take_since_the_store_was_replace
     await store.save_progress({"first seen|first": 1_000})
     rights, _ = rights_on(store, publish_seconds=30.0, clock=lambda: 1_029.9)
     async with asyncio.timeout(5.0):
-        await rights.obtain({P0: time.monotonic()}, set(), accept_server=True)
+        await rights.obtain({P0: time.monotonic()}, accept_server=True)
 
 
 def rights_on(

@@ -1,12 +1,14 @@
 """One turn: decided, committed, published; and what duplicates, other writers and cancels make of it."""
 
+from typing import Any
+
 import pytest
 
 from schemas.publishing import BrokerUnavailable
 from schemas.replies import SessionDeleted, SessionUpdated, TurnCompleted, TurnFailed
 from schemas.session import SessionData
 from store.memory import MemorySessionStore
-from store.protocol import CommitOutcome, Fence
+from store.protocol import CommitOutcome
 from tests.unit.workers.fakes import TOPICS, Worker, answer_texts, away, home, inbound
 from workers.errors import NotOwner, PermanentError
 from workers.generation.protocol import Answer
@@ -336,13 +338,9 @@ async def test_a_delta_that_cannot_be_published_does_not_keep_the_reply() -> Non
 class TwiceInRedis(MemorySessionStore):
     """Loses the response of every commit; the client's retry runs it again."""
 
-    async def commit_turn(
-        self, session: SessionData, *, expected_version: int, event_id: str, fence: Fence, reply: bytes
-    ) -> CommitOutcome:
+    async def commit_turn(self, session: SessionData, **arguments: Any) -> CommitOutcome:
         for _ in range(2):
-            outcome = await super().commit_turn(
-                session, expected_version=expected_version, event_id=event_id, fence=fence, reply=reply
-            )
+            outcome = await super().commit_turn(session, **arguments)
         return outcome
 
 
