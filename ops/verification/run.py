@@ -80,7 +80,9 @@ class Verification:
     async def _run(self, consumer: AIOKafkaConsumer, span: Span, wait_seconds: float, advance: Advance) -> Findings:
         inbound = await self._inbound_span(consumer, span)
         committed = await self._committed_at_last(
-            {Partition(*place): end for place, (begin, end) in inbound.items() if begin < end}, wait_seconds
+            consumer,
+            {Partition(*place): end for place, (begin, end) in inbound.items() if begin < end},
+            wait_seconds,
         )
         incarnations = Incarnations(self._store)
         await incarnations.learn(self._inbound_topics)
@@ -108,7 +110,9 @@ class Verification:
         ends = await _at_time(consumer, span.until, found, {place: end for place, (_, end) in found.items()})
         return {place: (max(begins[place], begin), min(ends[place], end)) for place, (begin, end) in found.items()}
 
-    async def _committed_at_last(self, ends: Mapping[Partition, int], wait_seconds: float) -> dict[Partition, int]:
+    async def _committed_at_last(
+        self, consumer: AIOKafkaConsumer, ends: Mapping[Partition, int], wait_seconds: float
+    ) -> dict[Partition, int]:
         admin = AIOKafkaAdminClient(**self._connection.client_arguments())
         await admin.start()
         try:
@@ -116,9 +120,8 @@ class Verification:
             while True:
                 offsets = await admin.list_consumer_group_offsets(self._group)
                 committed = {Partition(*place): at.offset for place, at in offsets.items() if at.offset >= 0}
-                if all(committed.get(partition, 0) >= end for partition, end in ends.items()):
-                    return committed
-                if time.monotonic() >= give_up_at:
+                left = {p: (committed.get(p, 0), end) for p, end in ends.items() if committed.get(p, 0) < end}
+                if time.monotonic() >= give_up_at or not await _any_records(consumer, left):
                     return committed
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
@@ -194,6 +197,20 @@ class _Reading:
                 self._done += 1
                 yield record
             self._advance(min(self._done, self._total), self._total)
+
+
+async def _any_records(consumer: AIOKafkaConsumer, left: Mapping[Partition, tuple[int, int]]) -> bool:
+    """Whether there are records in these spans. Transaction markers and aborted records are none, and are not committed
+    past where they are a partition's last."""
+    begins = await consumer.beginning_offsets([TopicPartition(*partition) for partition in left]) if left else {}
+    spans = {
+        TopicPartition(*partition): (max(begin, begins[TopicPartition(*partition)]), end)
+        for partition, (begin, end) in left.items()
+    }
+    async for batches, _ in read_spans(consumer, spans, max_records=1):
+        if batches:
+            return True
+    return False
 
 
 async def _letters(reading: _Reading, checker: Checker, letters: Spans) -> None:
