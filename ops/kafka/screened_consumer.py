@@ -1,7 +1,7 @@
 """The consumer of every process: aiokafka's, reading only what is committed, with a poll that takes all or nothing.
 
 aiokafka (0.14) drains one partition after the other in `getmany`, and an exception on the way loses what it drained
-before. Here the exception changes nothing: the next poll gives the same records again. Decision 17 says what is used of
+before. Here the exception changes nothing: the next poll gives the same records again. decision 18 says what is used of
 aiokafka beyond its public interface: `_client`, `_fetcher`, `_subscription`, and the form of a fetch response.
 """
 
