@@ -3,8 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Processes that share out the tests. Most tests wait for servers, so two for each core.
-TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print 2 * $$1 }')
+# Processes that share out the tests. Most tests wait for servers, so two for each core, up to eight.
+TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 > 4 ? 8 : 2 * $$1) }')
 
 .PHONY: help setup run test lint bench chaos soak services clean
 
