@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # Processes that share out the tests. Most tests wait for servers, so two for each core, up to eight.
 TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 > 4 ? 8 : 2 * $$1) }')
 
+# Tests start hundreds of Python processes: they keep what they compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup run test lint bench chaos soak services clean
 
 help:
@@ -37,7 +40,7 @@ run: setup
 	$(BIN)/supportstream dev
 
 test: setup services
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES)
 
 lint: setup
 	$(BIN)/ruff check

@@ -18,7 +18,7 @@ from tests.chaos.ledger import Collected, seed
 from tests.one_at_a_time import machine_for
 from tests.processes import Pipeline
 from tests.shared_servers import KeeperProcess, shared_kafka, shared_redis
-from tests.shares import share_out
+from tests.shares import GroupScheduling, share_out
 from tests.shop import Shop
 
 KEEPER = pytest.StashKey[KeeperProcess]()
@@ -36,6 +36,8 @@ def is_first_process(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if is_first_process(config):
         os.environ.setdefault("CHAOS_SEED", str(secrets.randbits(32)))
+        # Several models on a small machine: without a limit each would take all cores, and wait for the others.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         config.stash[KEEPER] = KeeperProcess()
 
 
@@ -48,10 +50,14 @@ def pytest_report_header() -> str:
     return f"CHAOS_SEED={seed()}"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not is_first_process(config):
         share_out(items)
+
+
+# The groups of pytest-xdist itself (`--dist loadgroup`) have no effect with the pytest that is installed.
+def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
+    return GroupScheduling(config)
 
 
 # First, so that the time limit of a test does not count while it waits for others.
@@ -123,8 +129,7 @@ def new_pipeline(
 @pytest.fixture(scope="session")
 def shop(new_pipeline: Callable[..., Pipeline]) -> Iterator[Shop]:
     """Two ingress and two worker processes. Leave them as they are: other tests go on with them."""
-    # Two models on a small machine: without a limit each would take all cores, and wait for the other.
-    with new_pipeline(OMP_NUM_THREADS="1") as pipeline:
+    with new_pipeline() as pipeline:
         yield Shop(pipeline, workers=2, ingresses=2)
 
 
