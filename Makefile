@@ -3,13 +3,19 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share out the tests. Most tests wait for servers, so two for each core, up to eight.
+TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 > 4 ? 8 : 2 * $$1) }')
+
+# Tests start hundreds of Python processes: they keep what they compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run test lint bench chaos soak services clean
 
 help:
 	@echo "make setup     install the project and its pinned dependencies into $(VENV)"
 	@echo "make run       answer questions on this machine (supportstream dev)"
-	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing"
+	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing;"
+	@echo "               TEST_PROCESSES=n shares them out to n processes"
 	@echo "make lint      ruff, mypy, import rules"
 	@echo "make bench     the product beside the hand-written floor, its store, lanes and replay"
 	@echo "make chaos     every fault on three brokers; CHAOS_SEED=n repeats a run, CHAOS_REPORT=file keeps its table,"
@@ -34,7 +40,7 @@ run: setup
 	$(BIN)/supportstream dev
 
 test: setup services
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES)
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,9 +1,12 @@
 """Real servers, started once per run, and names that keep the tests on them apart.
 
+A run may consist of several processes (`pytest -n`): they share the servers, and the first one prints the report.
 A server that is missing fails the tests that need it, and says what to run.
 """
 
-from collections.abc import Callable, Iterator
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,25 +14,89 @@ import pytest
 
 from ops.local.kafka import KafkaServer
 from ops.local.redis import RedisServer
+from tests.chaos.ledger import Collected, seed
+from tests.one_at_a_time import machine_for
 from tests.processes import Pipeline
+from tests.shared_servers import KeeperProcess, shared_kafka, shared_redis
+from tests.shares import GroupScheduling, share_out
 from tests.shop import Shop
+
+KEEPER = pytest.StashKey[KeeperProcess]()
+CHAOS = Collected()
 
 PACE_WORDS_PER_SECOND = 10
 """Of `paced_shop`: slow enough that something can happen in the middle of an answer."""
 
 
+def is_first_process(config: pytest.Config) -> bool:
+    """Whether this is the process that was started as pytest, not one that runs a share of its tests (`-n`)."""
+    return not hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if is_first_process(config):
+        os.environ.setdefault("CHAOS_SEED", str(secrets.randbits(32)))
+        # Several models on a small machine: without a limit each would take all cores, and wait for the others.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        config.stash[KEEPER] = KeeperProcess()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if KEEPER in config.stash:
+        config.stash[KEEPER].end()
+
+
+def pytest_report_header() -> str:
+    return f"CHAOS_SEED={seed()}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not is_first_process(config):
+        share_out(items)
+
+
+# The groups of pytest-xdist itself (`--dist loadgroup`) have no effect with the pytest that is installed.
+def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
+    return GroupScheduling(config)
+
+
+# First, so that the time limit of a test does not count while it waits for others.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with machine_for(item):
+        return (yield)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    CHAOS.take(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if CHAOS.rows:
+        terminalreporter.section(f"chaos, CHAOS_SEED={seed()}")
+        for line in CHAOS.table():
+            terminalreporter.line(line)
+        if report := os.environ.get("CHAOS_REPORT"):
+            Path(report).write_bytes(CHAOS.to_json(seed()))
+
+
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+def kafka(shared_directory: Path) -> KafkaServer:
     """One Apache Kafka node for the whole run. A test that kills or pauses a broker starts its own."""
-    with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
-        yield server
+    return shared_kafka(shared_directory / "kafka")
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def redis_server(shared_directory: Path) -> RedisServer:
     """One redis-server for the whole run. A test that kills or flushes a server starts its own."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
+    return shared_redis(shared_directory / "redis")
+
+
+@pytest.fixture(scope="session")
+def shared_directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's directory for files that are kept like those of `tmp_path`; one for all processes of the run."""
+    own = tmp_path_factory.getbasetemp()
+    return own if is_first_process(request.config) else own.parent
 
 
 @pytest.fixture
@@ -62,8 +129,7 @@ def new_pipeline(
 @pytest.fixture(scope="session")
 def shop(new_pipeline: Callable[..., Pipeline]) -> Iterator[Shop]:
     """Two ingress and two worker processes. Leave them as they are: other tests go on with them."""
-    # Two models on a small machine: without a limit each would take all cores, and wait for the other.
-    with new_pipeline(OMP_NUM_THREADS="1") as pipeline:
+    with new_pipeline() as pipeline:
         yield Shop(pipeline, workers=2, ingresses=2)
 
 

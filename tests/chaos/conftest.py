@@ -1,8 +1,7 @@
-"""What experiments run on: one broker in the quick half, three (RF 3, min ISR 2) in `make chaos`; a seed; a report."""
+"""What experiments run on: one broker in the quick half, three (RF 3, min ISR 2) in `make chaos`."""
 
 import os
 import random
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ import pytest
 
 from ops.local.kafka_cluster import KafkaCluster
 from ops.local.redis import RedisServer
-from tests.chaos.experiment import Experiment, Ledger
+from tests.chaos.experiment import Experiment
 from tests.chaos.faulty import PROGRAM
+from tests.chaos.ledger import ReportedLedger, seed
 from tests.integration.test_erasure import SEALED
 from tests.processes import Pipeline
 
@@ -20,8 +20,6 @@ CLUSTER = os.environ.get("CHAOS_CLUSTER") == "1"
 """Whether every experiment runs on the cluster, not only those that need it."""
 ENCRYPTED = os.environ.get("CHAOS_ENCRYPTED") == "1"
 """Whether every experiment runs with encrypted topics, not only those that are about them."""
-SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbits(32))
-LEDGER = Ledger(SEED)
 
 NewExperiment = Callable[..., AbstractAsyncContextManager[Experiment]]
 
@@ -59,10 +57,11 @@ def experiment(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_pa
             {"GENERATOR": "null", **replication(kafka), **(SEALED if ENCRYPTED else {}), **settings},
             program=PROGRAM,
         )
-        rng = random.Random(f"{SEED} {request.node.nodeid}")
+        # Not the node id: it depends on how the run is spread over processes.
+        rng = random.Random(f"{seed()} {request.path.name} {request.node.name}")
         with pipeline:
             pipeline.must("topics", "create")
-            made = Experiment(name, pipeline, rng, LEDGER, customers)
+            made = Experiment(name, pipeline, rng, ReportedLedger(request.node), customers)
             try:
                 yield made
             finally:
@@ -74,22 +73,3 @@ def experiment(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_pa
 def replication(kafka: str | None) -> dict[str, str]:
     servers = 3 if CLUSTER and kafka is None else 1 + (kafka or "").count(",")
     return {"TOPIC_REPLICATION_FACTOR": "3"} if servers >= 3 else {}
-
-
-def pytest_report_header() -> str:
-    return f"CHAOS_SEED={SEED}"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not LEDGER.rows:
-        return
-    terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
-    width = max(len(row.fault) for row in LEDGER.rows)
-    terminalreporter.line(f"{'fault':{width}}  messages  held     longest  suppressed  fenced")
-    for row in LEDGER.rows:
-        terminalreporter.line(
-            f"{row.fault:{width}}  {row.messages:8}  {row.invariants:8}{row.longest_wait_s:6.1f} s"
-            f"  {row.suppressed:10}  {row.fenced:6}  {row.note}".rstrip()
-        )
-    if report := os.environ.get("CHAOS_REPORT"):
-        Path(report).write_bytes(LEDGER.to_json())

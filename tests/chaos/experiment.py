@@ -5,47 +5,18 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
 import orjson
 
 from ops.local.process import ServerProcess
+from tests.chaos.ledger import Ledger, Row
 from tests.chaos.traffic import Traffic
 from tests.processes import Pipeline, Process
 
 ALL = "LDOURXC"
 SETTLED_WITHIN_S = 60.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one fault did to the traffic that went through it."""
-
-    fault: str
-    messages: int
-    """Sent, or waiting for their answer, while it lasted."""
-    invariants: str
-    """Which were looked at and held."""
-    longest_wait_s: float
-    """Of any message in the whole run for its answer."""
-    suppressed: int
-    """Duplicates: records and replies that came again, and that no customer saw."""
-    fenced: int
-    """Writes that the store refused because a later owner had written, or the session had moved on."""
-    note: str = ""
-
-
-@dataclass
-class Ledger:
-    """The rows of a run."""
-
-    seed: int
-    rows: list[Row] = field(default_factory=list)
-
-    def to_json(self) -> bytes:
-        return orjson.dumps({"seed": self.seed, "rows": [asdict(row) for row in self.rows]}, option=orjson.OPT_INDENT_2)
 
 
 class Experiment:
@@ -112,7 +83,7 @@ class Experiment:
         """What the report says of this fault, by verify's findings and by what the workers counted."""
         workers = [worker for worker in self.pipeline.workers if worker.is_ready()]
         again = sum(worker.metric("supportstream_turn_seconds_count", outcome="duplicate") for worker in workers)
-        self._ledger.rows.append(
+        self._ledger.add(
             Row(
                 self.name,
                 self.messages_through,

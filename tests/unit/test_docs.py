@@ -90,7 +90,7 @@ def test_commands_and_their_options_exist(document: Path) -> None:
 
 @each_document
 def test_settings_exist(document: Path) -> None:
-    in_code_of_the_project = {"NEXT_FENCE", "RECENT_EVENTS", "CHAOS_SEED", "CHAOS_ENCRYPTED"}
+    in_code_of_the_project = {"NEXT_FENCE", "RECENT_EVENTS", "CHAOS_SEED", "CHAOS_ENCRYPTED", "TEST_PROCESSES"}
     named = {name for code in code_in(document.read_text(encoding="utf-8")) for name in SETTING.findall(code)}
     assert sorted(named - SETTINGS - in_code_of_the_project) == []
 

@@ -153,6 +153,8 @@ async def test_what_a_client_sends_before_it_is_accepted_is_heard_too(size: int)
         (sent([(0x1, b"begun", False), (0x1, b"another", True)]), 1002),
         (sent([(0x0, b"nothing to continue", True)]), 1002),
     ],
+    # The streams have random masks, and all processes of a run must know a test by the same name.
+    ids=["no utf-8", "unmasked", "too long", "begun twice", "nothing to continue"],
 )
 async def test_what_is_against_the_protocol_is_told_by_its_code(stream: bytes, code: int) -> None:
     session = Session()
