@@ -13,6 +13,7 @@ from ingress.edge import Edge
 from ingress.fingerprints import Client as Looks
 from ingress.fingerprints import FingerprintMode
 from ingress.origins import OriginPolicy
+from ingress.refusals import RecordRefused
 from ingress.socket import MAX_UNHANDLED_FRAMES, SocketParts, SocketSettings
 from ingress.wire import WIRE, Listener
 from schemas.frames import SUBPROTOCOL, CloseCode
@@ -392,3 +393,23 @@ async def test_a_restart_tells_every_client_to_come_again() -> None:
     server.edge.close_all()
     assert [await client.closed() for client in clients] == [CloseCode.SERVICE_RESTART] * 3
     assert server.edge.sockets == 0
+
+
+async def test_what_goes_wrong_with_a_reply_closes_its_socket_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P: the client comes again and resumes."""
+    server = Server()
+    broken, welcome = await server.opened()
+    sound, _ = await server.opened(session_id=welcome["session_id"], token=welcome["token"])
+
+    def fails(frames: Iterable[str]) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport>")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(broken, "write", fails)
+        server.pipeline.answers = False
+        event = Message(id="m1", session_id=welcome["session_id"], text="Hello")
+        with pytest.raises(RecordRefused):
+            await server.pipeline.decide(event)
+    assert await broken.closed() == CloseCode.INTERNAL_ERROR
+    assert [frame["id"] for frame in sound.got("reply")] == ["m1"]
+    await sound.leave()
