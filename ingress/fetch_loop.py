@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from ingress.outage import Outage
 from ingress.progress import Progress
@@ -179,8 +180,8 @@ class FetchLoop:
                 error=self.last_error,
                 attempts=failure.attempts,
                 seconds=round(failure.lasted_seconds, 1),
-                # A type that nothing here foresaw is told with where it came from.
-                exc_info=error if failure.attempts == 1 else None,
+                # What a broker that is away leads to needs no traceback; any other type does.
+                exc_info=None if isinstance(error, (KafkaError, OSError, NothingFetched)) else error,
             )
         self._replaced()
         self._patience = min(2 * self._patience, max(LONGEST_PATIENCE_SECONDS, self._times.patience))

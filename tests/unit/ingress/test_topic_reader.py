@@ -324,3 +324,24 @@ async def test_a_reader_that_cannot_start_says_so_and_leaves_no_consumer_behind(
         await reader.start(1)
     assert not reader.running
     assert topic.open_consumers == 0
+
+
+async def test_records_whose_keys_cannot_be_had_are_unread_until_they_are_delivered() -> None:
+    """H"""
+    topic, keys = Topic(), asyncio.Event()
+
+    async def opened(records: Sequence[KeyAndValue]) -> list[bytes | None]:
+        if not keys.is_set():
+            raise StoreUnavailable("Redis is away")
+        return await as_they_are(records)
+
+    async with reading(topic, opened=opened) as at_work:
+        topic.write(b"\x01sealed 1")
+        at_work.ahead_seconds = STALLED_SECONDS + 1
+        looks = topic.looks
+        await happened(lambda: topic.looks > looks + 3, "the log's end is looked at")
+        with pytest.raises(ReaderStalled, match="1 records of t"):
+            await at_work.reader.check()
+        keys.set()
+        await at_work.until_delivered(b"1")
+        await at_work.reader.check()

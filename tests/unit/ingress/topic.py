@@ -36,6 +36,8 @@ class Topic:
     """The log's ends aren't told."""
     loses_on_failure: bool = True
     """As aiokafka: `getmany` that raises has moved on past what it had gathered."""
+    looks: int = 0
+    """How often its end was looked at over a reader's own consumer."""
     made: list["Consumer"] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -116,6 +118,7 @@ class Consumer:
         return position + self._topic.markers[place.partition] if behind_markers else position
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        self._topic.looks += 1
         self._topic.raise_next("end_offsets")
         if self._topic.deaf:
             await asyncio.Event().wait()
