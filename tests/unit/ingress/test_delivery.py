@@ -208,6 +208,29 @@ async def test_a_client_that_comes_back_misses_what_followed() -> None:
     assert (at, seqs(missed)) == ((1_000, 5), [4, 5])
 
 
+async def test_a_session_that_goes_on_while_it_is_read_stands_where_its_newest_event_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """D: else the last of the events that are missed would be shown a second time when it comes from the topic."""
+    store = await stored(4)
+    read = store.newest_event
+
+    async def read_before_a_turn(session_id: str) -> bytes | None:
+        newest = await read(session_id)
+        await store.commit_turn(
+            session(seq=5),
+            expected_version=4,
+            event_id="5",
+            fence=Fence("partition", 1),
+            reply=encode_reply(answered(5)),
+        )
+        return newest
+
+    monkeypatch.setattr(store, "newest_event", read_before_a_turn)
+    at, missed = await since(store, "s1", Position(epoch=1_000, seq=2))
+    assert (at, seqs(missed)) == ((1_000, 5), [3, 4, 5])
+
+
 async def test_a_client_that_has_everything_or_says_nothing_misses_nothing() -> None:
     store = await stored(5)
     for resume in (None, Position(epoch=1_000, seq=5)):
