@@ -9,8 +9,9 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from ingress.outage import Outage
+from ingress.backoff import Backoff
 from ingress.progress import Progress
+from store.outage import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -68,11 +69,8 @@ class FetchLoop:
         self._replaced = replaced
         self._times = times
         self._clock = clock
-        self._outage = Outage(
-            first_wait_seconds=times.first_wait,
-            longest_wait_seconds=times.longest_wait,
-            remind_seconds=times.remind,
-        )
+        self._outage = Outage(remind_seconds=times.remind, clock=clock)
+        self._backoff = Backoff(first_seconds=times.first_wait, longest_seconds=times.longest_wait)
         self._progress = Progress({}, clock())
         self._consumer: AIOKafkaConsumer | None = None
         self._patience = times.patience
@@ -147,7 +145,7 @@ class FetchLoop:
         self._patient_since += now - fetched_at
         quiet = self._progress.quiet_seconds(now)
         if quiet < now - self._failed_at:
-            self._recovered(now)
+            self._recovered()
         if quiet < self._times.patience:
             self._patience, self._patient_since = self._times.patience, now
         elif now - self._patient_since >= self._patience:
@@ -172,14 +170,14 @@ class FetchLoop:
     async def _give_up_consumer(self, error: BaseException) -> None:
         self.last_error = describe(error)
         self._failed_at = self._clock()
-        failure = self._outage.failed(self._failed_at)
-        if failure.logged:
+        wait = self._backoff.failed()
+        if self._outage.failed():
             log.warning(
                 "reader_waits",
                 topic=self._topic,
                 error=self.last_error,
-                attempts=failure.attempts,
-                seconds=round(failure.lasted_seconds, 1),
+                failures=self._backoff.failures,
+                seconds=round(self._outage.seconds, 1),
                 # What a broker that is away leads to needs no traceback; any other type does.
                 exc_info=None if isinstance(error, (KafkaError, OSError, NothingFetched)) else error,
             )
@@ -188,13 +186,13 @@ class FetchLoop:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await self._close(consumer)
-        await asyncio.sleep(failure.retry_in_seconds)
+        await asyncio.sleep(wait)
 
-    def _recovered(self, now: float) -> None:
+    def _recovered(self) -> None:
         """Every partition was read, or seen to be read to its end, since the last failure."""
         self.last_error = ""
-        lasted = self._outage.ended(now)
-        if lasted is not None:
+        self._backoff.succeeded()
+        if (lasted := self._outage.ended()) is not None:
             log.warning("reader_goes_on", topic=self._topic, seconds=round(lasted, 1))
 
     async def _watch(self) -> None:

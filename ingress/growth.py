@@ -1,18 +1,17 @@
 """Follows the topics when partitions are added, so that nothing must be restarted."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 import structlog
 
 from ingress.homes import Homes
-from ingress.outage import Outage
 from ingress.refusals import RecordRefused
 from ingress.topic_reader import TopicReader
 from schemas.incarnation import parse_incarnation
 from schemas.sealed import is_sealed
+from store.outage import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -76,10 +75,10 @@ class Growth:
             try:
                 await self._look()
             except Exception as error:
-                if outage.failed(time.monotonic()).logged:
+                if outage.failed():
                     log.warning("partitions_not_counted", error=str(error) or type(error).__name__, exc_info=error)
             else:
-                if outage.ended(time.monotonic()) is not None:
+                if outage.ended() is not None:
                     log.warning("partitions_counted_again")
 
     async def _look(self) -> None:

@@ -8,11 +8,12 @@ from typing import Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from ingress.backoff import Backoff
 from ingress.fetch_loop import FetchLoop, LoopTimes, MakeConsumer, Offsets, describe
-from ingress.outage import Outage
 from ingress.refusals import RecordRefused, RefusalReason, refusal_reason
 from schemas.sealed import any_sealed
 from store.errors import StoreError
+from store.outage import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -149,26 +150,26 @@ class TopicReader:
 
     async def _opened_values(self, records: Sequence[ConsumerRecord]) -> Sequence[bytes | None]:
         """As soon as their keys can be had: until then they can't be read here, nor by a worker that would go on."""
-        outage = self._key_outage()
+        keys = self._keys()
         while True:
             try:
                 values = await self._opened([(record.key, record.value) for record in records])
             except StoreError as error:
-                await self._wait_for_keys(outage, error)
+                await keys.wait(error)
             except Exception:
                 return [await self._opened_alone(record) for record in records]
             else:
-                self._keys_are_there(outage)
+                keys.are_there()
                 return values
 
     async def _opened_alone(self, record: ConsumerRecord) -> bytes | None:
         """The record's value; None where it can't be opened for a reason of its own."""
-        outage, attempts = self._key_outage(), 0
+        keys, attempts = self._keys(), 0
         while True:
             try:
                 (value,) = await self._opened([(record.key, record.value)])
             except StoreError as error:
-                await self._wait_for_keys(outage, error)
+                await keys.wait(error)
             except Exception as error:
                 attempts += 1
                 if attempts == OPENING_ATTEMPTS:
@@ -178,25 +179,30 @@ class TopicReader:
                     return None
                 await asyncio.sleep(self._times.first_wait)
             else:
-                self._keys_are_there(outage)
+                keys.are_there()
                 return value
 
-    def _key_outage(self) -> Outage:
-        times = self._times
-        return Outage(
-            first_wait_seconds=times.first_wait, longest_wait_seconds=times.longest_wait, remind_seconds=times.remind
-        )
+    def _keys(self) -> "_KeysAway":
+        return _KeysAway(self.topic, self._times, self._clock)
 
-    async def _wait_for_keys(self, outage: Outage, error: StoreError) -> None:
-        failure = outage.failed(self._clock())
-        if failure.logged:
-            log.warning("reader_waits", topic=self.topic, error=describe(error), attempts=failure.attempts)
-        await asyncio.sleep(failure.retry_in_seconds)
 
-    def _keys_are_there(self, outage: Outage) -> None:
-        lasted = outage.ended(self._clock())
-        if lasted is not None:
-            log.warning("reader_goes_on", topic=self.topic, seconds=round(lasted, 1))
+class _KeysAway:
+    """Waits while the keys of sealed records can't be had."""
+
+    def __init__(self, topic: str, times: LoopTimes, clock: Callable[[], float]) -> None:
+        self._topic = topic
+        self._outage = Outage(remind_seconds=times.remind, clock=clock)
+        self._backoff = Backoff(first_seconds=times.first_wait, longest_seconds=times.longest_wait)
+
+    async def wait(self, error: StoreError) -> None:
+        wait = self._backoff.failed()
+        if self._outage.failed():
+            log.warning("reader_waits", topic=self._topic, error=describe(error), failures=self._backoff.failures)
+        await asyncio.sleep(wait)
+
+    def are_there(self) -> None:
+        if (lasted := self._outage.ended()) is not None:
+            log.warning("reader_goes_on", topic=self._topic, seconds=round(lasted, 1))
 
 
 async def _ends(consumer: AIOKafkaConsumer, places: list[TopicPartition]) -> Mapping[TopicPartition, int]:
