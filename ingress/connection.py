@@ -35,22 +35,36 @@ from schemas.replies import ReplyEvent, decode_reply
 class Arrival:
     """A reply event on its way to sockets: decoded once, however many there are, and only as far as they need it.
 
+    So an event of a newer schema passes as well: fields that it has on top are ignored.
+
     Raises:
-        ValueError, KeyError, TypeError: the bytes are no reply event.
+        ValueError, KeyError, TypeError, AttributeError: the bytes are no reply event.
     """
 
-    __slots__ = ("_value", "at", "frame", "inbound_id", "text")
+    __slots__ = ("_value", "at", "frame", "inbound_id", "session_id", "text")
 
     def __init__(self, value: bytes) -> None:
         self._value = value
         fields = orjson.loads(value)
-        self.at: tuple[int, int] = (fields["epoch"], fields["seq"])
+        epoch, seq = fields["epoch"], fields["seq"]
+        # Places are compared with each other, so a place of another type would fail far from here.
+        if type(epoch) is not int or type(seq) is not int:
+            raise TypeError("epoch and seq must be whole numbers")
+        self.at: tuple[int, int] = (epoch, seq)
+        self.session_id: str = fields["session_id"]
         self.inbound_id: str = fields["inbound_id"]
+        if not isinstance(self.session_id, str) or not isinstance(self.inbound_id, str):
+            raise TypeError("session_id and inbound_id must be text")
         self.frame: SequencedFrame = frame_of(fields)
         self.text = encode_frame(self.frame)
 
     def event(self) -> ReplyEvent:
-        """The whole event, validated."""
+        """The whole event, validated.
+
+        Raises:
+            NewerSchema: a later version of this program wrote it.
+            pydantic.ValidationError: a field breaks its rule.
+        """
         return decode_reply(self._value)
 
 

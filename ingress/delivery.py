@@ -1,22 +1,26 @@
-"""Who waits for which session's replies in this process."""
+"""The sockets and requests of this process that wait for replies, by session."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import structlog
 from pydantic import ValidationError
 
 from ingress.connection import Arrival
+from ingress.refusals import RecordRefused
 from schemas.deltas import decode_delta
+from schemas.errors import NewerSchema
 from schemas.frames import DeltaFrame, encode_frame
 from schemas.sealed import is_sealed
 
-log = structlog.get_logger(__name__)
+_SUBSCRIBER_ERRORS = (Exception, asyncio.CancelledError)
+"""A subscriber doesn't wait, so what is cancelled is something of its own, and not the reader that tells it."""
 
 
 class Subscriber(Protocol):
-    """Takes what arrives without waiting."""
+    """Takes what arrives without waiting. What it raises is counted against the record, and costs no other
+    subscriber: NewerSchema and ValidationError where it can't read the event."""
 
     def arrived(self, arrival: Arrival) -> None: ...
 
@@ -47,36 +51,69 @@ class Delivery:
         return key in self._subscribers
 
     def reply(self, key: bytes | None, value: bytes | None) -> None:
-        """A record of the reply topic. Only those of sessions that somebody waits for are decoded; one that is still
-        sealed was erased."""
+        """A record of the reply topic. Only those of sessions that have a subscriber are decoded; one that is still
+        sealed was erased.
+
+        Raises:
+            RecordRefused: it is no reply event, or a subscriber could not take it; all others have it.
+        """
+        failures: list[BaseException] = []
         if key is not None:
-            self._changed(key.decode(errors="replace"))
+            try:
+                self._changed(key.decode(errors="replace"))
+            except _SUBSCRIBER_ERRORS as error:
+                failures.append(error)
         subscribers = self._subscribers.get(key or b"")
-        if not subscribers or value is None or is_sealed(value):
-            return
-        try:
-            arrival = Arrival(value)
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("reply_unreadable", session_id=(key or b"").decode(errors="replace"), error=str(error))
-            return
-        for subscriber in tuple(subscribers):
-            subscriber.arrived(arrival)
+        if subscribers and value is not None and not is_sealed(value):
+            try:
+                arrival = Arrival(value)
+            except Exception as error:
+                # Nothing validated these bytes: whatever type of error they lead to is theirs.
+                raise RecordRefused("unreadable", "it is no reply event") from error
+            if arrival.session_id.encode() != key:
+                raise RecordRefused("key_mismatch", "the event is of another session than the record's key")
+            # A copy: one may leave while it is told.
+            for subscriber in tuple(subscribers):
+                try:
+                    subscriber.arrived(arrival)
+                except _SUBSCRIBER_ERRORS as error:
+                    failures.append(error)
+        if failures:
+            raise _refusal(failures) from failures[0]
 
     def delta(self, key: bytes | None, value: bytes | None) -> None:
-        """A record of the delta topic."""
+        """A record of the delta topic. Raises as `reply`."""
         subscribers = self._subscribers.get(key or b"")
         if not subscribers or value is None or is_sealed(value):
             return
         try:
             delta = decode_delta(value)
-        except ValidationError as error:
-            log.error("delta_unreadable", session_id=(key or b"").decode(errors="replace"), error=str(error))
-            return
-        text = encode_frame(DeltaFrame(id=delta.inbound_id, n=delta.n, text=delta.text))
+            text = encode_frame(DeltaFrame(id=delta.inbound_id, n=delta.n, text=delta.text))
+        except Exception as error:
+            raise RecordRefused("unreadable", "it is no piece of an answer") from error
+        if delta.session_id.encode() != key:
+            raise RecordRefused("key_mismatch", "the piece is of another session than the record's key")
+        failures: list[BaseException] = []
         for subscriber in tuple(subscribers):
-            subscriber.delta(text)
+            try:
+                subscriber.delta(text)
+            except _SUBSCRIBER_ERRORS as error:
+                failures.append(error)
+        if failures:
+            raise _refusal(failures) from failures[0]
 
     @property
     def sessions(self) -> int:
         """How many sessions somebody waits for."""
         return len(self._subscribers)
+
+
+def _refusal(failures: Sequence[BaseException]) -> RecordRefused:
+    """What the record is refused with, named by the first failure."""
+    match failures[0]:
+        case NewerSchema() as error:
+            return RecordRefused("newer_schema", str(error))
+        case ValidationError():
+            return RecordRefused("invalid_event", "a request waits for it and can't read it")
+        case _:
+            return RecordRefused("subscriber_failed", f"{len(failures)} subscribers could not take it")

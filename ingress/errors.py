@@ -34,3 +34,14 @@ def unauthorized(code: ErrorCode, message: str) -> IngressError:
 
 def not_found(message: str) -> IngressError:
     return IngressError(404, ErrorCode.NOT_FOUND, message)
+
+
+def answer_unreadable() -> IngressError:
+    """The answer is there, and this process can't read it: it runs an earlier version than the worker that wrote it."""
+    return IngressError(
+        502,
+        ErrorCode.ANSWER_UNREADABLE,
+        "It was answered, but by a newer version of this service than this server runs. "
+        "Send it again with the same id: a server that was upgraded shows the answer.",
+        retry_after_seconds=5,
+    )

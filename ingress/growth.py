@@ -5,14 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 import structlog
-from aiokafka.errors import KafkaError
 
 from ingress.homes import Homes
+from ingress.refusals import RecordRefused
 from ingress.topic_reader import TopicReader
 from schemas.incarnation import parse_incarnation
-from schemas.publishing import PublishError
 from schemas.sealed import is_sealed
-from store.errors import StoreError
+from store.outage import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +54,8 @@ class Growth:
         return self._homes.waits_for_answer(key.decode(errors="replace"))
 
     def replied(self, key: bytes | None, value: bytes | None) -> None:
-        """A record of the reply topic: who talks without a pause moves between an answer and the next message."""
+        """A record of the reply topic: a session that talks without a pause moves between an answer and the next
+        message. Raises RecordRefused: it is no reply event."""
         if key is None or not self.waits_for(key) or value is None or is_sealed(value):
             return
         session_id = key.decode(errors="replace")
@@ -63,17 +63,23 @@ class Growth:
             source = orjson.loads(value)["source"]
             if source is not None and parse_incarnation(source["topic"])[0] == self._inbound_topic:
                 self._homes.answered(session_id, source["partition"], source["offset"])
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("reply_unreadable", session_id=session_id, error=str(error))
+        except Exception as error:
+            # Nothing validated these bytes: whatever type of error they lead to is theirs.
+            raise RecordRefused("unreadable", "it is no reply event") from error
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. After an error of any type it looks again `interval` later."""
+        outage = Outage()
         while True:
             await asyncio.sleep(self._interval)
             try:
                 await self._look()
-            except (PublishError, StoreError, KafkaError) as error:
-                log.warning("partitions_not_counted", error=str(error) or type(error).__name__)
+            except Exception as error:
+                if outage.failed():
+                    log.warning("partitions_not_counted", error=str(error) or type(error).__name__, exc_info=error)
+            else:
+                if outage.ended() is not None:
+                    log.warning("partitions_counted_again")
 
     async def _look(self) -> None:
         for reader in self._readers:

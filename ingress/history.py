@@ -1,13 +1,23 @@
 """What the store has of a session's replies, for resuming and for looking back."""
 
+import structlog
+
 from ingress.connection import Arrival
 from schemas.frames import Position
 from store.cached import SessionReads
 
+log = structlog.get_logger(__name__)
+
 
 async def arrivals_after(store: SessionReads, session_id: str, seq: int) -> list[Arrival]:
-    """The session's newest events that follow `seq`, oldest first, as far back as the store keeps them."""
-    arrivals = [Arrival(event) for event in await store.events(session_id, seq)]
+    """The session's newest events that follow `seq`, oldest first, as far back as the store keeps them. One that can't
+    be read is left out, so that the others are still shown; `recovered` then says that something is missing."""
+    arrivals = []
+    for event in await store.events(session_id, seq):
+        try:
+            arrivals.append(Arrival(event))
+        except Exception as error:
+            log.error("stored_event_unreadable", session_id=session_id, error=str(error) or type(error).__name__)
     return [arrival for arrival in arrivals if arrival.at[1] > seq]
 
 

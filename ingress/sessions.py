@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from ingress.access import Access, SessionAccess
 from ingress.authorization import opened_by_token
-from ingress.errors import IngressError, not_found
+from ingress.errors import IngressError, answer_unreadable, not_found
 from ingress.facts import Facts
 from ingress.history import arrivals_after
 from ingress.representations import entity_tag, shown_session, shown_turn
 from ingress.responses import Json
+from schemas.errors import NewerSchema
 from schemas.fold import evolve
 from schemas.frames import ErrorCode
 from schemas.inbound import Changes, Metadata, SessionDelete, SessionUpdate, ShortText
@@ -111,9 +112,12 @@ def sessions_router(
         limit: Annotated[int, Query(ge=1, le=RECENT_EVENTS)] = RECENT_EVENTS,
     ) -> Response:
         """The turns that follow seq `after`, oldest first, as far back as they are kept. `next` is the `after` of the
-        next page; null: there is none."""
+        next page; null: there is none. 502 when one of them was written by a newer version of this program."""
         arrivals = await arrivals_after(store, opened.session_id, after)
-        events = [arrival.event() for arrival in arrivals]
+        try:
+            events = [arrival.event() for arrival in arrivals]
+        except NewerSchema as error:
+            raise answer_unreadable() from error
         found = [event for event in events if isinstance(event, TurnCompleted)]
         page = found[:limit]
         return Json(

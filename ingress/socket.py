@@ -115,9 +115,11 @@ class Socket:
         if self._closing is not None:
             return
         self._closing = Close(code, reason)
-        if not self._wire.blocked:
-            self._flush()
-        self._wire.close(code, reason, CLOSE_GRACE_SECONDS)
+        try:
+            if not self._wire.blocked:
+                self._flush()
+        finally:
+            self._wire.close(code, reason, CLOSE_GRACE_SECONDS)
 
     def received(self, data: bytes) -> None:
         """The client sent a message (`ingress.wire.Listener`)."""
@@ -135,8 +137,13 @@ class Socket:
         self._flush()
 
     def arrived(self, arrival: Arrival) -> None:
-        """A reply event of this session (`ingress.delivery.Subscriber`)."""
-        self._do(self._connection.arrived(arrival))
+        """A reply event of this session (`ingress.delivery.Subscriber`). What goes wrong with it closes this socket, so
+        that its client comes again and resumes."""
+        try:
+            self._do(self._connection.arrived(arrival))
+        except Exception:
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            raise
 
     def delta(self, text: str) -> None:
         # Best effort: a slow reader gets the reply, not all the pieces.
@@ -237,7 +244,8 @@ class Socket:
             newest, missed = await since(parts.store, access.session_id, hello.resume)
         except IngressError as error:
             parts.observer.frame_refused(error.code)
-            self._do(self._connection.refused(error.code, error.message, retryable=error.status == 503))
+            retryable = error.retry_after_seconds is not None
+            self._do(self._connection.refused(error.code, error.message, retryable=retryable))
             return
         except StoreError:
             log.exception("open_failed")

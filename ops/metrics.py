@@ -104,6 +104,18 @@ class Metrics:
             ["code"],
             registry=registry,
         )
+        self._records_refused = Counter(
+            "supportstream_reply_records_refused",
+            "Records of the reply or delta topic that could not be delivered, by topic and reason.",
+            ["topic", "reason"],
+            registry=registry,
+        )
+        self._readers_replaced = Counter(
+            "supportstream_readers_replaced",
+            "Consumers of the reply or delta topic that failed and were replaced, by topic.",
+            ["topic"],
+            registry=registry,
+        )
         self._fingerprint_mismatches = Counter(
             "supportstream_fingerprint_mismatches",
             "Sessions opened by a client that looks otherwise than the one they began with, by mode.",
@@ -174,6 +186,12 @@ class Metrics:
 
     def frame_refused(self, code: str) -> None:
         self._refused.labels(code).inc()
+
+    def record_refused(self, topic: str, reason: str) -> None:
+        self._records_refused.labels(topic, reason).inc()
+
+    def reader_replaced(self, topic: str) -> None:
+        self._readers_replaced.labels(topic).inc()
 
     def fingerprint_mismatch(self, mode: str) -> None:
         self._fingerprint_mismatches.labels(mode).inc()

@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
+    ANSWER_UNREADABLE = "answer_unreadable"
     TURN_FAILED = "turn_failed"
     CANCELLED = "cancelled"
 

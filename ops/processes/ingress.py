@@ -1,8 +1,7 @@
 """The ingress process."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 import structlog
@@ -14,6 +13,7 @@ from ingress.edge import Edge
 from ingress.health import Check
 from ingress.topic_reader import KeyAndValue, TopicReader
 from ops import wiring
+from ops.background import in_background
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.metrics import Metrics
@@ -47,85 +47,98 @@ async def ingress_app(
     topics = wiring.topic_names(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=MAX_EVENT_BYTES)
     try:
-        await store.ping()
-        await kafka.start()
-        partitions = await kafka.partitions_of(topics.inbound)
-        if settings.seals_topics:
-            await kafka.partitions_of(topics.keys)
-        publisher = wiring.sealing(settings, kafka, seals)
-        side = ingress_wiring.edge_side(
-            settings, store=store, publisher=publisher, partitions=partitions, metrics=metrics
-        )
-        metrics.watch_cache("ingress", side.cache)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(kafka.close)
+            await store.ping()
+            await kafka.start()
+            partitions = await kafka.partitions_of(topics.inbound)
+            if settings.seals_topics:
+                await kafka.partitions_of(topics.keys)
+            publisher = wiring.sealing(settings, kafka, seals)
+            side = ingress_wiring.edge_side(
+                settings, store=store, publisher=publisher, partitions=partitions, metrics=metrics
+            )
+            metrics.watch_cache("ingress", side.cache)
 
-        def consumer() -> AIOKafkaConsumer:
-            return connection.reader(auto_offset_reset="latest")
+            def consumer() -> AIOKafkaConsumer:
+                # Where a position is no longer in the log, as after a topic was created again, nothing that is there is
+                # passed over; a socket drops what its client has.
+                return connection.reader(auto_offset_reset="earliest")
 
-        def deliver(key: bytes | None, value: bytes | None) -> None:
-            growth.replied(key, value)
-            side.delivery.reply(key, value)
+            async def log_ends(topic: str, partitions: Collection[int]) -> Mapping[int, int]:
+                return await ingress_wiring.log_ends(connection, topic, partitions)
 
-        async def opened(records: Sequence[KeyAndValue]) -> list[bytes | None]:
-            """Only what somebody here waits for; the rest stays as it is, and costs nothing."""
-            values = [value for _, value in records]
-            meant = [
-                place
-                for place, (key, value) in enumerate(records)
-                if is_sealed(value) and (side.delivery.waits_for(key) or growth.waits_for(key))
-            ]
-            found = await seals.opened([values[place] for place in meant], without_wrong_keys=True)
-            for place, value in zip(meant, found, strict=True):
-                values[place] = value
-            return values
+            def moves(key: bytes | None, value: bytes | None) -> None:
+                growth.replied(key, value)
 
-        # Two consumers: a reply must not wait for the fetch that looks for deltas.
-        replies = TopicReader(consumer, topics.replies, opened, deliver)
-        deltas = TopicReader(consumer, topics.deltas, opened, side.delivery.delta)
-        growth = ingress_wiring.growth(
-            settings, connection, store=store, kafka=kafka, homes=side.homes, readers=(replies, deltas)
-        )
-        await replies.start(partitions)
-        await deltas.start(partitions)
-        if settings.token_secret is None:
-            log.warning("token_secret_made_up", hint="tokens end with this process; set TOKEN_SECRET to keep them")
+            async def opened(records: Sequence[KeyAndValue]) -> list[bytes | None]:
+                """Only what somebody here waits for; the rest stays as it is, and costs nothing."""
+                values = [value for _, value in records]
+                meant = [
+                    place
+                    for place, (key, value) in enumerate(records)
+                    if is_sealed(value) and (side.delivery.waits_for(key) or growth.waits_for(key))
+                ]
+                found = await seals.opened([values[place] for place in meant], without_wrong_keys=True)
+                for place, value in zip(meant, found, strict=True):
+                    values[place] = value
+                return values
 
-        async def replies_are_read() -> None:
-            if not (replies.running and deltas.running):
-                raise OpsError("the reader of the reply or delta topic has stopped; restart this process")
+            # Two consumers: a reply must not wait for the fetch that looks for deltas.
+            replies = TopicReader(
+                consumer, topics.replies, opened, (moves, side.delivery.reply), log_ends=log_ends, observer=metrics
+            )
+            deltas = TopicReader(
+                consumer, topics.deltas, opened, (side.delivery.delta,), log_ends=log_ends, observer=metrics
+            )
+            growth = ingress_wiring.growth(
+                settings, connection, store=store, kafka=kafka, homes=side.homes, readers=(replies, deltas)
+            )
+            for reader in (replies, deltas):
+                stack.push_async_callback(reader.stop)
+                await reader.start(partitions)
+            if settings.token_secret is None:
+                log.warning("token_secret_made_up", hint="tokens end with this process; set TOKEN_SECRET to keep them")
 
-        async def describe() -> dict[str, object]:
-            return {
-                "name": "supportstream",
-                "version": version("supportstream"),
-                "environment": settings.environment,
-                "status": "running",
-                "features": ["websocket", "chat", "sessions", "resume", "chat page"],
-                "sockets": side.edge.sockets,
-                "session_store": store_report(settings, await store.get_stats(), store.describe_locks(), side.cache),
-            }
+            async def replies_are_read() -> None:
+                if not (replies.running and deltas.running):
+                    raise OpsError("the reader of the reply or delta topic has stopped; restart this process")
 
-        parts = IngressParts(
-            edge=side.edge,
-            access=side.access,
-            facts=side.facts,
-            store=side.reads,
-            origins=side.origins,
-            ready={"kafka": kafka.check, "session_store": store.ping, **(worker_checks or {})},
-            live={"reply_reader": replies_are_read},
-            describe=describe,
-            metrics=metrics.render,
-            fact_wait_seconds=ingress_wiring.FACT_WAIT_SECONDS,
-        )
-        app = create_app(parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug)
-        growing = asyncio.create_task(growth.run(), name="follow-partitions")
-        try:
+            async def describe() -> dict[str, object]:
+                return {
+                    "name": "supportstream",
+                    "version": version("supportstream"),
+                    "environment": settings.environment,
+                    "status": "running",
+                    "features": ["websocket", "chat", "sessions", "resume", "chat page"],
+                    "sockets": side.edge.sockets,
+                    "session_store": store_report(
+                        settings, await store.get_stats(), store.describe_locks(), side.cache
+                    ),
+                }
+
+            parts = IngressParts(
+                edge=side.edge,
+                access=side.access,
+                facts=side.facts,
+                store=side.reads,
+                origins=side.origins,
+                ready={
+                    "kafka": kafka.check,
+                    "session_store": store.ping,
+                    "replies": replies.check,
+                    "deltas": deltas.check,
+                    **(worker_checks or {}),
+                },
+                live={"reply_reader": replies_are_read},
+                describe=describe,
+                metrics=metrics.render,
+                fact_wait_seconds=ingress_wiring.FACT_WAIT_SECONDS,
+            )
+            app = create_app(
+                parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug
+            )
+            await stack.enter_async_context(in_background(growth.run(), "follow-partitions"))
             yield app, side.edge
-        finally:
-            growing.cancel()
-            await asyncio.wait([growing])
-            await replies.stop()
-            await deltas.stop()
     except (PublishError, StoreError, KafkaError) as error:
         raise OpsError(str(error) or type(error).__name__) from error
-    finally:
-        await kafka.close()

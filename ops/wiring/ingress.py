@@ -1,6 +1,6 @@
 """An ingress's parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
@@ -78,6 +78,17 @@ def edge_side(
     return EdgeSide(edge, homes, access, facts, delivery, origins, reads, cache)
 
 
+async def log_ends(connection: KafkaConnection, topic: str, partitions: Collection[int]) -> dict[int, int]:
+    """Per partition where its log ends now, asked over a connection of its own. Raises KafkaError."""
+    consumer = connection.span_reader()
+    try:
+        await consumer.start()
+        ends = await consumer.end_offsets([TopicPartition(topic, number) for number in partitions])
+        return {place.partition: offset for place, offset in ends.items()}
+    finally:
+        await consumer.stop()
+
+
 def growth(
     settings: Settings,
     connection: KafkaConnection,
@@ -91,14 +102,8 @@ def growth(
     inbound = topic_names(settings).inbound
     incarnations = Incarnations(store)
 
-    async def log_ends(count: int) -> Mapping[int, int]:
-        consumer = connection.span_reader()
-        try:
-            await consumer.start()
-            ends = await consumer.end_offsets([TopicPartition(inbound, number) for number in range(count)])
-            return {place.partition: offset for place, offset in ends.items()}
-        finally:
-            await consumer.stop()
+    async def inbound_ends(count: int) -> Mapping[int, int]:
+        return await log_ends(connection, inbound, range(count))
 
     async def done_below(count: int) -> Mapping[int, int]:
         await incarnations.learn([inbound])
@@ -110,7 +115,7 @@ def growth(
         homes=homes,
         readers=readers,
         count=kafka.partitions_of,
-        log_ends=log_ends,
+        log_ends=inbound_ends,
         done_below=done_below,
         interval=settings.kafka_metadata_max_age_seconds,
     )

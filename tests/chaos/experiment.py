@@ -62,9 +62,12 @@ class Experiment:
     def exit_code(server: ServerProcess) -> int:
         return server.stop()
 
-    async def finish(self, *, invariants: str = ALL, clocks_agree: bool = True) -> dict[str, Any]:
+    async def finish(
+        self, *, invariants: str = ALL, clocks_agree: bool = True, recovers: bool = True
+    ) -> dict[str, Any]:
         """Ends the traffic, then asks the checker and the customers; adds the row. With `clocks_agree` false, sessions
-        may live longer or shorter than the times in their events say."""
+        may live longer or shorter than the times in their events say. With `recovers` false, as where the store loses
+        what it had, the edge may tell customers that it can't show them everything that they missed."""
         assert self._windows, "there was no fault"
         await self.traffic.stop()
         found = await self.verify()
@@ -75,6 +78,8 @@ class Experiment:
         same = not rebuilt["differs"] or (only_lives and not clocks_agree)
         assert same, f"{self.name}: a rebuild differs: {sessions}, {rebuilt['first'][:3]}"
         assert not self.traffic.complaints, f"{self.name}: {self.traffic.complaints[:5]}"
+        lost = self.traffic.not_recovered
+        assert not (recovers and lost), f"{self.name}: {lost} times the edge could not bring back what was missed"
         assert self.messages_through > 0, f"{self.name}: no message went through the fault"
         self.add_row(found, invariants)
         return found

@@ -43,7 +43,7 @@ async def test_redis_is_flushed(experiment: NewExperiment, redis_of_its_own: Red
             call(redis_of_its_own.port, "FLUSHALL")
             await it.traffic.answered_more(300)
         assert_put_back(it, workers)
-        await it.finish()
+        await it.finish(recovers=False)
 
 
 async def test_redis_forgets_its_scripts_again_and_again(
@@ -137,7 +137,7 @@ async def test_redis_is_killed_and_comes_back_empty(experiment: NewExperiment, r
         async with it.fault():
             await kill_and_restart(it, redis_of_its_own)
         assert_put_back(it, workers)
-        await it.finish()
+        await it.finish(recovers=False)
 
 
 @pytest.mark.chaos
@@ -153,7 +153,7 @@ async def test_redis_is_killed_and_comes_back_with_an_older_snapshot(
         async with it.fault():
             await kill_and_restart(it, redis_of_its_own)
         assert_put_back(it, workers)
-        await it.finish()
+        await it.finish(recovers=False)
 
 
 @pytest.mark.chaos
@@ -194,7 +194,7 @@ async def test_a_failover_loses_acknowledged_writes(
             await it.traffic.answered_more(200)
         assert it.exit_code(old.server) == -9
         assert_put_back(it, workers)
-        await it.finish()
+        await it.finish(recovers=False)
 
 
 async def kill_and_restart(it: Experiment, redis: RedisServer) -> None:

@@ -160,7 +160,7 @@ async def test_two_random_faults_at_a_time(
         it.note = f"{len(scene.done)} faults of {len(set(scene.done))} kinds"
         print(" ".join(scene.done))
         assert len(scene.done) >= 6 * MINUTES
-        await it.finish()
+        await it.finish(recovers=False)
 
 
 async def trouble(scene: Scene, end: float) -> None:

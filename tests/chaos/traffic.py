@@ -53,7 +53,7 @@ class PersistentCustomer:
     reconnected: int = 0
     sent_twice: int = 0
     not_recovered: int = 0
-    """How often the edge could not bring back what was missed; the first welcome counts, too."""
+    """How often the edge said to a customer that came back that it can't show everything that was missed."""
     _seen: set[tuple[int, int]] = field(default_factory=set)
     """Places that were shown, or that a welcome said were past."""
     _shown_places: set[tuple[int, int]] = field(default_factory=set)
@@ -147,13 +147,13 @@ class PersistentCustomer:
             self.complaints.append(f"X: {self.session_id} was shown {strangers}")
         return frame["id"] if frame["type"] in ("reply", "error") else None
 
-    def _welcomed(self) -> None:
+    def _welcomed(self, *, resumed: bool) -> None:
         """Where the edge says that it could not bring back everything, a gap is allowed."""
         assert self._customer is not None
         welcome = self._customer.welcome
         self._missed = {id for frame in welcome["missed"] if (id := self._shown(frame))}
         self._seen.add((welcome["epoch"], welcome["seq"]))
-        if not welcome["recovered"]:
+        if resumed and not welcome["recovered"]:
             self.not_recovered += 1
 
     async def _connect(self, deadline: float) -> None:
@@ -166,7 +166,7 @@ class PersistentCustomer:
                 else:
                     self._customer = await before.rejoin(ingress)
                     self.reconnected += 1
-                self._welcomed()
+                self._welcomed(resumed=before is not None)
                 return
             except (WebSocketException, OSError, AssertionError, TimeoutError) as error:
                 refused = repr(error)
@@ -281,6 +281,11 @@ class Traffic:
     @property
     def complaints(self) -> list[str]:
         return [complaint for customer in self.customers for complaint in customer.complaints]
+
+    @property
+    def not_recovered(self) -> int:
+        """How often the edge could not bring back what a customer had missed."""
+        return sum(customer.not_recovered for customer in self.customers)
 
     def longest_wait(self) -> float:
         """Of any customer's message for its answer, in seconds."""

@@ -45,6 +45,18 @@ async def test_a_write_over_a_version_when_nothing_is_stored_is_stale(store: Ses
     assert await store.load("s1") is None
 
 
+async def test_a_turn_of_an_earlier_life_is_not_written_into_a_later_one_of_the_same_version(
+    store: SessionStore,
+) -> None:
+    """U: the session expired and began anew while its worker had the earlier life in its cache."""
+    reborn = session(epoch=2_000)
+    await commit(store, reborn)
+    assert await commit(store, session(seq=2, epoch=1_000)) == Stale(1)
+    assert await store.get("s1") == reborn
+    assert await store.events("s1") == [reply_of(reborn)]
+    assert await commit(store, session(seq=2, epoch=2_000)) == Applied()
+
+
 async def test_a_commit_whose_response_was_lost_finds_itself_done(store: SessionStore) -> None:
     """D: with the bytes that were stored first, whatever the second attempt brings."""
     await commit_up_to(store, 1)
@@ -157,6 +169,9 @@ async def test_the_time_to_live_starts_anew_with_every_turn(backend: Backend) ->
 
     await backend.until(older_than_one_life)
     assert await store.get("s1") == session(seq=seq)
+    # The events live as long as the session that they belong to.
+    kept = range(max(1, seq - RECENT_EVENTS + 1), seq + 1)
+    assert await store.events("s1") == [reply_of(session(seq=each)) for each in kept]
 
 
 async def test_an_idle_session_expires_with_its_events(backend: Backend) -> None:

@@ -8,9 +8,13 @@ import pytest
 
 from schemas.session import RECENT_EVENTS, SessionData
 from store.encryption import PlainText
+from store.protocol import Applied, SessionStore, Stored
+from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
 from store.redis.working_copy import Folded, Step, WorkingCopy
 from tests.contract.conftest import tls_settings
+from tests.contract.sessions import commit, commit_up_to, reply_of
+from tests.contract.sessions import session as live_session
 
 NewCopy = Callable[[], WorkingCopy]
 
@@ -43,6 +47,14 @@ async def new_copy(settings: RedisSettings, redis_prefix: str) -> AsyncIterator[
             return copy
 
         yield make
+
+
+@pytest.fixture
+async def live(settings: RedisSettings, redis_prefix: str) -> AsyncIterator[SessionStore]:
+    """The sessions beside which the copy is made."""
+    store = RedisSessionStore(connect(settings), ttl_seconds=60, key_prefix=redis_prefix)
+    yield store
+    await store.close()
 
 
 def folded(seq: int, epoch: int = 1) -> Folded:
@@ -121,3 +133,75 @@ async def test_of_writers_at_the_same_time_one_wins_and_all_events_are_there_onc
     won = await asyncio.gather(*(write_on(new_copy()) for _ in range(4)))
     assert sum(won) == last / 2
     assert await events_of(new_copy()) == list(range(last + 1 - RECENT_EVENTS, last + 1))
+
+
+async def rebuilt(copy: WorkingCopy, session: SessionData) -> SessionData:
+    """Folds the session, as one step, into the copy."""
+    after = Folded(session, f"event-{session.session_id}-{session.version}")
+    assert await copy.write([Step(Folded(None), after, [reply_of(session)], anew=True)]) == [True]
+    return session
+
+
+@pytest.mark.parametrize(
+    ("epoch", "turns"), [(1_000, 3), (1_000, 12), (2_000, 1)], ids=["a later version", "two digits", "a later life"]
+)
+async def test_what_is_live_and_later_than_the_copy_stays(
+    new_copy: NewCopy, live: SessionStore, epoch: int, turns: int
+) -> None:
+    """U: a turn that was committed while the copy was made wins."""
+    copy = new_copy()
+    made = await rebuilt(copy, live_session(seq=2))
+    for seq in range(1, turns + 1):
+        last = live_session(seq=seq, epoch=epoch)
+        assert await commit(live, last) == Applied()
+    assert await copy.switch([(made, 60.0)]) == 0
+    assert await live.load("s1") == Stored(last, "partition")
+    assert await live.newest_event("s1") == reply_of(last)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "turns"), [(1_000, 1), (1_000, 9), (900, 12)], ids=["earlier", "the same version", "an earlier life"]
+)
+async def test_what_is_live_and_not_later_than_the_copy_is_replaced(
+    new_copy: NewCopy, live: SessionStore, epoch: int, turns: int
+) -> None:
+    """R"""
+    copy = new_copy()
+    made = await rebuilt(copy, live_session(seq=9))
+    for seq in range(1, turns + 1):
+        await commit(live, live_session(seq=seq, epoch=epoch), mark="live")
+    assert await copy.switch([(made, 60.0)]) == 1
+    assert await live.load("s1") == Stored(made, "partition")
+    assert await live.events("s1") == [reply_of(made)]
+
+
+async def test_a_session_that_was_written_since_it_was_looked_at_is_not_removed(
+    new_copy: NewCopy, live: SessionStore
+) -> None:
+    """U"""
+    copy = new_copy()
+    last = await commit_up_to(live, 2)
+    [looked_at] = await copy.pairs(["s1"])
+    last = live_session(seq=3)
+    await commit(live, last)
+    assert await copy.remove([looked_at]) == 0
+    assert await live.get("s1") == last
+    assert len(await live.events("s1")) == 3
+    [looked_at] = await copy.pairs(["s1"])
+    assert await copy.remove([looked_at]) == 1
+    assert await live.load("s1") is None
+    assert await live.events("s1") == []
+
+
+async def test_a_session_that_began_anew_with_the_same_version_is_not_removed(
+    new_copy: NewCopy, live: SessionStore
+) -> None:
+    """U"""
+    copy = new_copy()
+    await commit(live, live_session())
+    [looked_at] = await copy.pairs(["s1"])
+    await copy.remove([looked_at])
+    reborn = live_session(epoch=2_000)
+    await commit(live, reborn)
+    assert await copy.remove([looked_at]) == 0
+    assert await live.get("s1") == reborn

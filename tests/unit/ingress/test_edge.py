@@ -13,6 +13,7 @@ from ingress.edge import Edge
 from ingress.fingerprints import Client as Looks
 from ingress.fingerprints import FingerprintMode
 from ingress.origins import OriginPolicy
+from ingress.refusals import RecordRefused
 from ingress.socket import MAX_UNHANDLED_FRAMES, SocketParts, SocketSettings
 from ingress.wire import WIRE, Listener
 from schemas.frames import SUBPROTOCOL, CloseCode
@@ -308,6 +309,27 @@ async def test_a_store_that_is_away_says_to_come_again(monkeypatch: pytest.Monke
     assert await client.closed() == CloseCode.TRY_AGAIN_LATER
 
 
+async def test_a_reply_that_comes_while_the_session_is_opened_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L, D: it is neither in what the store had, nor published later: it was published in between."""
+    server = Server()
+    server.pipeline.answers = False
+    session_id = "s-1"
+    read = server.pipeline.store.newest_event
+
+    async def read_before_a_turn(asked: str) -> bytes | None:
+        newest = await read(asked)
+        await server.pipeline.decide(Message(id="m1", session_id=session_id, text="Hello"))
+        return newest
+
+    monkeypatch.setattr(server.pipeline.store, "newest_event", read_before_a_turn)
+    token = server.pipeline.tokens.issue(session_id)
+    client, welcome = await server.opened(session_id=session_id, token=token, resume={"epoch": 0, "seq": 0})
+    await until(lambda: bool(client.got("reply")))
+    assert welcome["missed"] == []
+    assert [frame["id"] for frame in client.got("reply")] == ["m1"]
+    await client.leave()
+
+
 async def test_accepted_and_a_quick_reply_leave_together() -> None:
     server = Server(accepted_delay=60.0)
     server.pipeline.answers = False
@@ -392,3 +414,23 @@ async def test_a_restart_tells_every_client_to_come_again() -> None:
     server.edge.close_all()
     assert [await client.closed() for client in clients] == [CloseCode.SERVICE_RESTART] * 3
     assert server.edge.sockets == 0
+
+
+async def test_what_goes_wrong_with_a_reply_closes_its_socket_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P: the client comes again and resumes."""
+    server = Server()
+    broken, welcome = await server.opened()
+    sound, _ = await server.opened(session_id=welcome["session_id"], token=welcome["token"])
+
+    def fails(frames: Iterable[str]) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport>")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(broken, "write", fails)
+        server.pipeline.answers = False
+        event = Message(id="m1", session_id=welcome["session_id"], text="Hello")
+        with pytest.raises(RecordRefused):
+            await server.pipeline.decide(event)
+    assert await broken.closed() == CloseCode.INTERNAL_ERROR
+    assert [frame["id"] for frame in sound.got("reply")] == ["m1"]
+    await sound.leave()

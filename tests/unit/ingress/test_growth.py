@@ -10,6 +10,7 @@ import pytest
 from ingress import growth as growth_module
 from ingress.growth import Growth
 from ingress.homes import Homes
+from ingress.refusals import RecordRefused
 from schemas.partition import home_partition
 from schemas.publishing import BrokerUnavailable
 from tests.unit.workers.fakes import until
@@ -38,11 +39,12 @@ class World:
     ends: dict[int, int] = field(default_factory=lambda: {0: 5, 1: 5})
     done: dict[int, int] = field(default_factory=dict)
     away: int = 0
+    error: Exception = field(default_factory=lambda: BrokerUnavailable("no broker"))
 
     async def count(self, topic: str) -> int:
         if self.away:
             self.away -= 1
-            raise BrokerUnavailable("no broker")
+            raise self.error
         return self.counts[topic]
 
     async def log_ends(self, count: int) -> Mapping[int, int]:
@@ -84,9 +86,10 @@ async def test_new_reply_partitions_are_read_and_sessions_move_when_workers_are_
     following.cancel()
 
 
-async def test_a_broker_that_is_away_is_asked_again(world: World) -> None:
+@pytest.mark.parametrize("error", [BrokerUnavailable("no broker"), TypeError("stale metadata"), AssertionError()])
+async def test_after_any_error_it_is_looked_again(world: World, error: Exception) -> None:
     homes, reader = Homes(2), Reader()
-    world.away, world.counts[REPLIES] = 3, 4
+    world.away, world.error, world.counts[REPLIES] = 3, error, 4
     following = asyncio.create_task(growing(world, homes, reader).run())
     await until(lambda: reader.partitions == 4)
     following.cancel()
@@ -98,7 +101,10 @@ def test_a_reply_lets_its_session_move(world: World) -> None:
     homes.grow(4)
     homes.barrier({0: 5, 1: 5})
     homes.published(homes.choose(MOVING), 7)
-    for value in (b"{", orjson.dumps({"source": None}), answer(6, INBOUND), answer(7, "elsewhere")):
+    for value in (b"{", b"[]", b'{"source": 7}'):
+        with pytest.raises(RecordRefused):
+            growth.replied(MOVING.encode(), value)
+    for value in (orjson.dumps({"source": None}), answer(6, INBOUND), answer(7, "elsewhere")):
         growth.replied(MOVING.encode(), value)
     assert homes.waits_for_answer(MOVING)
     growth.replied(MOVING.encode(), answer(7, f"{INBOUND}@1"))

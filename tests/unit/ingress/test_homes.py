@@ -40,6 +40,22 @@ def test_a_session_goes_on_at_its_old_home_until_what_was_there_is_done() -> Non
     assert homes.choose(MOVING).partition == OLD
 
 
+def test_before_it_is_known_where_the_logs_ended_no_session_moves_however_far_workers_are() -> None:
+    homes = Homes(BEFORE)
+    homes.grow(AFTER)
+    homes.progressed({0: 99, 1: 99})
+    assert not homes.settled
+    assert homes.choose(MOVING).partition == OLD
+
+
+def test_of_a_session_s_messages_at_its_old_home_the_last_one_must_be_done() -> None:
+    homes = grown()
+    homes.published(homes.choose(MOVING), 12)
+    homes.progressed({0: 13, 1: 13})
+    assert not homes.waits_for_answer(MOVING)
+    assert homes.choose(MOVING).partition == NEW
+
+
 def test_it_moves_when_workers_have_passed_where_the_log_ended() -> None:
     homes = grown()
     homes.progressed({0: 10, 1: 10})
