@@ -6,9 +6,11 @@ from aiokafka.errors import CommitFailedError
 
 from store.errors import StoreUnavailable
 from store.memory import MemorySessionStore
+from tests.contract.sessions import session
 from tests.unit.workers.dispatch_rig import P0, P1, Rig, working
 from tests.unit.workers.fakes import until
-from workers.errors import NotOwner
+from workers.errors import NotOwner, StoreForgot
+from workers.records import Partition
 
 
 async def test_a_partition_that_comes_back_to_the_same_worker_goes_on_from_the_committed_offset() -> None:
@@ -164,14 +166,50 @@ async def test_a_refused_partition_stands_still_and_says_why() -> None:
         assert rig.consumer.committed == {}
 
 
+def remember(rig: Rig, **partition_of: Partition) -> None:
+    """Sessions as turns of these partitions left them."""
+    for session_id, partition in partition_of.items():
+        rig.l1.put(session(session_id), partition, 60.0)
+
+
 async def test_revoked_sessions_are_forgotten_here() -> None:
     """O: another worker may change them."""
     async with working("a") as rig:
-        taken = rig.turns.started[0]
-        assert taken.session_id == "a"
-        rig.l1.drop_partition(P0)
+        await rig.assign(P1)
+        remember(rig, a=P0, b=P0, x=P1)
         await rig.dispatcher.revoked([P0])
-        assert len(rig.l1) == 0
+        assert (rig.l1.get("a"), rig.l1.get("b")) == (None, None)
+        assert rig.l1.get("x") is not None, "another partition's sessions stay"
+
+
+async def test_sessions_of_a_partition_that_is_let_go_are_forgotten_at_once() -> None:
+    """O: the store fenced a write, so another worker may have changed any of them."""
+    async with working("a", "b") as rig:
+        await rig.assign(P1)
+        remember(rig, a=P0, b=P0, x=P1)
+        rig.consumer.refusals.append(CommitFailedError())
+        await rig.turns.end(0, NotOwner("a", 99))
+        await until(lambda: P0 in rig.dispatcher.refused)
+        assert (rig.l1.get("a"), rig.l1.get("b")) == (None, None)
+        assert rig.l1.get("x") is not None, "another partition's sessions stay"
+
+
+async def test_sessions_of_a_refused_partition_are_forgotten() -> None:
+    """O"""
+    async with working("a") as rig:
+        remember(rig, a=P0)
+        rig.dispatcher.refuse([P0], RuntimeError("broken"))
+        assert rig.l1.get("a") is None
+
+
+async def test_when_the_store_lost_writes_all_sessions_are_forgotten() -> None:
+    """U: what is remembered may be ahead of the store, and what the store is repaired to may be ahead of it."""
+    async with working("a") as rig:
+        await rig.assign(P1)
+        remember(rig, a=P0, x=P1)
+        await rig.turns.end(0, StoreForgot("session a stands at 1, not at 2"))
+        await until(lambda: rig.repair.signs == ["session_behind"])
+        assert (rig.l1.get("a"), rig.l1.get("x")) == (None, None)
 
 
 async def test_records_that_come_during_a_drain_are_left_to_the_next_owner() -> None:

@@ -119,6 +119,38 @@ async def test_a_cancel_is_known_before_its_lane_comes_to_it() -> None:
     assert rig.cancellations.requested("a", "a-0")
 
 
+async def with_a_cancel_behind_its_message() -> Rig:
+    rig = Rig()
+    rig.consumer.produce(P0, "a")
+    rig.consumer.logs[P0].append(inbound("a", 1, at=P0, id="c1", type="cancel", target="a-0"))
+    await rig.assign(P0)
+    rig.feed(P0)
+    assert rig.cancellations.requested("a", "a-0")
+    return rig
+
+
+async def test_a_cancel_is_forgotten_when_its_lane_came_past_it() -> None:
+    """L: an id that comes again, as from the dead letter topic, is answered."""
+    rig = await with_a_cancel_behind_its_message()
+    await rig.turns.end(0)
+    await until(lambda: rig.turns.offsets == [0, 1])
+    assert rig.cancellations.requested("a", "a-0"), "it is not past yet"
+    await rig.turns.end(1)
+    assert not rig.cancellations.requested("a", "a-0")
+
+
+async def test_a_cancel_that_is_left_to_the_next_owner_is_forgotten_here() -> None:
+    rig = await with_a_cancel_behind_its_message()
+    await rig.dispatcher.revoked([P0])
+    assert not rig.cancellations.requested("a", "a-0")
+
+
+async def test_a_cancel_of_a_partition_that_is_let_go_is_forgotten_until_it_is_read_again() -> None:
+    rig = await with_a_cancel_behind_its_message()
+    rig.dispatcher.refuse([P0], RuntimeError("broken"))
+    assert not rig.cancellations.requested("a", "a-0")
+
+
 async def test_a_crashed_lane_holds_the_commit_and_lets_others_run() -> None:
     """C, P"""
     async with working("a", "b") as rig:

@@ -1,16 +1,19 @@
 """One turn: decided, committed, published; and what duplicates, other writers and cancels make of it."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from schemas.publishing import BrokerUnavailable
+from schemas.partition import home_partition
+from schemas.publishing import BrokerUnavailable, Position, Record
 from schemas.replies import SessionDeleted, SessionUpdated, TurnCompleted, TurnFailed
 from schemas.session import SessionData
 from store.memory import MemorySessionStore
 from store.protocol import CommitOutcome
-from tests.unit.workers.fakes import TOPICS, Worker, answer_texts, away, home, inbound
-from workers.errors import NotOwner, PermanentError
+from tests.unit.workers.fakes import PARTITIONS, TOPICS, FakePublisher, Worker, answer_texts, away, home, inbound, until
+from workers.errors import NotOwner, PermanentError, StoreForgot
 from workers.generation.protocol import Answer
 from workers.records import Partition
 
@@ -203,6 +206,92 @@ async def test_an_owner_with_a_cached_session_publishes_what_a_dead_lock_holder_
         await holder.turn(inbound("s1", 4, at=away("s1"), id="m2", text="Hello"))
     await owner.turn(inbound("s1", 1, id="m3", text="Hello"))
     assert owner.publisher.seqs == [1, 2, 3]
+
+
+class HoldingPublisher(FakePublisher):
+    """Takes no reply while it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = False
+
+    async def publish(self, record: Record) -> Position:
+        if self.holds and record.topic == TOPICS.replies:
+            await asyncio.Event().wait()
+        return await super().publish(record)
+
+
+async def test_a_session_that_moved_home_may_lack_its_newest_reply_in_the_topic() -> None:
+    """R: partitions were added, and the owner of the old home died between store and topic."""
+    old_count = next(n for n in range(1, PARTITIONS) if home_partition("s1", n) != home("s1").partition)
+    old_home = Partition(TOPICS.inbound, home_partition("s1", old_count))
+    publisher = HoldingPublisher()
+    dies = Worker(publisher=publisher)
+    dies.turns.partitions = old_count
+    await dies.turn(inbound("s1", 0, at=old_home, id="m1", text="Hello"))
+    publisher.holds = True
+    dying = asyncio.create_task(dies.turn(inbound("s1", 1, at=old_home, id="m2", text="Hello")))
+
+    def is_stored() -> bool:
+        session = dies.l1.get("s1")
+        return session is not None and session.seq == 2
+
+    await until(is_stored)
+    dying.cancel()
+    await asyncio.wait([dying])
+    publisher.holds = False
+    owner = dies.restarted()
+    await owner.turn(inbound("s1", 0, id="m3", text="Hello"))
+    assert [event.inbound_id for event in publisher.replies] == ["m1", "m2", "m3"]
+    await owner.restarted().turn(inbound("s1", 1, id="m4", text="Hello"))
+    assert [event.inbound_id for event in publisher.replies] == ["m1", "m2", "m3", "m4"], "it is in no doubt any more"
+
+
+async def test_a_store_that_stands_behind_what_was_written_has_forgotten_and_nothing_is_written() -> None:
+    """U: the worker knows a version that the store lost."""
+    worker = Worker()
+    await worker.turn(inbound("s1", 0, id="m1", text="Hello"))
+    before = await worker.session("s1")
+    ahead = replace(before, seq=before.seq + 2, version=before.version + 2)
+    worker.l1.put(ahead, home("s1"), 3_600.0)
+    with pytest.raises(StoreForgot):
+        await worker.turn(inbound("s1", 3, id="m4", text="Hello"))
+    assert await worker.session("s1") == before
+    assert publishes(worker) == ["m1"]
+    assert worker.l1.get("s1") is None, "the repaired store is asked"
+
+
+async def test_a_store_without_a_session_that_should_live_has_forgotten_it() -> None:
+    """U"""
+    worker = Worker()
+    await worker.turn(inbound("s1", 0, id="m1", text="Hello"))
+    await worker.store.close()
+    with pytest.raises(StoreForgot):
+        await worker.turn(inbound("s1", 1, id="m2", text="Hello"))
+    assert publishes(worker) == ["m1"]
+
+
+async def test_a_session_that_expired_is_not_forgotten_and_begins_anew() -> None:
+    worker = Worker()
+    await worker.turn(inbound("s1", 0, id="m1", text="Hello"))
+    await worker.store.close()
+    worker.clock.ms += 3_600_001
+    await worker.turn(inbound("s1", 1, id="m2", text="Hello"))
+    first, second = worker.publisher.replies
+    assert (second.seq, second.version) == (1, 1)
+    assert second.epoch > first.epoch
+
+
+async def test_a_session_that_another_writer_took_further_is_not_forgotten() -> None:
+    worker = Worker()
+    await worker.turn(inbound("s1", 0, id="m1", text="Hello"))
+    await worker.restarted(token=1).turn(inbound("s1", 5, at=away("s1"), id="m2", text="Hello"))
+    await worker.turn(inbound("s1", 1, id="m3", text="Hello"))
+    assert (await worker.session("s1")).seq == 3
+
+
+def publishes(worker: Worker) -> list[str]:
+    return [event.inbound_id for event in worker.publisher.replies]
 
 
 async def test_a_cancel_that_came_first_spares_the_answer() -> None:
