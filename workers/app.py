@@ -37,6 +37,7 @@ TRANSACTION_SECONDS = 10.0
 RESTARTS = 5
 """How often a background task that failed is started again, within `RESTARTS_SECONDS`, before the process ends."""
 RESTARTS_SECONDS = 60.0
+RESTART_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +339,7 @@ class WorkerApp:
                     self.failed.set_result(error)
                 return
             log.error("task_restarted", task=name, exc_info=error)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(RESTART_PAUSE_SECONDS)
 
     @property
     def _kafka_consumer(self) -> AIOKafkaConsumer:
