@@ -79,14 +79,18 @@ def inbound(
     return FakeRecord(topic, partition, offset, key, value, headers or [])
 
 
+class Killed(BaseException):
+    """Ends a turn where it stands, as the end of its process would: nothing of the product handles it."""
+
+
 class FakePublisher:
     """Keeps what was acknowledged, by topic. Fails as `failures` say: before a record is in the log, or, where it
     is `lost`, after it."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.failures: dict[str, deque[Exception | None]] = {}
-        self.lost: dict[str, deque[Exception | None]] = {}
+        self.failures: dict[str, deque[BaseException | None]] = {}
+        self.lost: dict[str, deque[BaseException | None]] = {}
 
     async def publish(self, record: Record) -> Position:
         await asyncio.sleep(0)
@@ -97,11 +101,11 @@ class FakePublisher:
             raise error
         return Position(record.topic, record.partition or 0, len(self.records))
 
-    def fail(self, topic: str, *errors: Exception | None) -> None:
+    def fail(self, topic: str, *errors: BaseException | None) -> None:
         """The next sends to `topic` end so; None lets one pass."""
         self.failures.setdefault(topic, deque()).extend(errors)
 
-    def lose_acknowledgement(self, topic: str, *errors: Exception | None) -> None:
+    def lose_acknowledgement(self, topic: str, *errors: BaseException | None) -> None:
         """The same, but the record is in the log all the same."""
         self.lost.setdefault(topic, deque()).extend(errors)
 

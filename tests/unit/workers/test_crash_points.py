@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 
-from schemas.publishing import BrokerUnavailable
 from schemas.replies import SessionDeleted, TurnFailed
 from schemas.session import SessionData
 from store.errors import StoreUnavailable
 from store.memory import MemorySessionStore
 from store.protocol import CommitOutcome
-from tests.unit.workers.fakes import TOPICS, FakeRecord, Worker, answer_texts, away, home, inbound
+from tests.unit.workers.fakes import TOPICS, FakeRecord, Killed, Worker, answer_texts, away, home, inbound
 from workers.errors import TransientError
 from workers.records import Partition
 from workers.turn import Failure
@@ -81,8 +80,8 @@ async def test_a_crash_when_the_response_of_the_commit_is_lost(at: Partition) ->
 async def test_a_crash_between_commit_and_publish(at: Partition) -> None:
     worker, _ = await conversation(at)
     record = inbound("s1", 1, at=at, id="m1", text="Hello")
-    worker.publisher.fail(TOPICS.replies, *([] if at == home("s1") else [None]), BrokerUnavailable("gone"))
-    with pytest.raises(BrokerUnavailable):
+    worker.publisher.fail(TOPICS.replies, *([] if at == home("s1") else [None]), Killed("gone"))
+    with pytest.raises(Killed):
         await worker.turn(record)
     assert worker.publisher.contents_of("m1") == set()
     await answered_once(worker, record)
@@ -92,10 +91,8 @@ async def test_a_crash_between_commit_and_publish(at: Partition) -> None:
 async def test_a_crash_when_the_acknowledgement_of_the_reply_is_lost(at: Partition) -> None:
     worker, _ = await conversation(at)
     record = inbound("s1", 1, at=at, id="m1", text="Hello")
-    worker.publisher.lose_acknowledgement(
-        TOPICS.replies, *([] if at == home("s1") else [None]), BrokerUnavailable("gone")
-    )
-    with pytest.raises(BrokerUnavailable):
+    worker.publisher.lose_acknowledgement(TOPICS.replies, *([] if at == home("s1") else [None]), Killed("gone"))
+    with pytest.raises(Killed):
         await worker.turn(record)
     await answered_once(worker, record)
 
@@ -137,8 +134,8 @@ async def test_a_deletion_that_was_committed_but_not_published_is_published_afte
     """L, R: otherwise whoever asked waits forever, and a rebuild brings the deleted session back."""
     worker, _ = await conversation(at)
     record = inbound("s1", 1, at=at, id="d1", type="session.delete")
-    worker.publisher.fail(TOPICS.replies, *([] if at == home("s1") else [None]), BrokerUnavailable("gone"))
-    with pytest.raises(BrokerUnavailable):
+    worker.publisher.fail(TOPICS.replies, *([] if at == home("s1") else [None]), Killed("gone"))
+    with pytest.raises(Killed):
         await worker.turn(record)
     await worker.restarted().run(record)
     assert any(isinstance(event, SessionDeleted) for event in worker.publisher.replies)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from schemas.headers import header
-from schemas.publishing import BrokerUnavailable, PublishError, RecordTooLarge
+from schemas.publishing import BrokerUnavailable, RecordTooLarge
 from schemas.replies import TurnCompleted, TurnFailed
 from schemas.session import SessionData
 from store.errors import CorruptSession, LockTimeout, StoreError, StoreUnavailable
@@ -150,14 +150,16 @@ async def test_a_dead_letter_waits_for_the_broker_and_is_written_once() -> None:
     assert worker.publisher.seqs == [1]
 
 
-async def test_a_record_whose_dead_letter_cannot_be_written_is_not_done() -> None:
-    """L"""
+async def test_a_record_too_large_for_the_dead_letter_topic_goes_there_without_its_value() -> None:
+    """L: the last resort always works, and the customer is told."""
     worker = Worker(attempts=1)
     worker.generator.errors.append(TransientError("busy"))
     worker.publisher.fail(TOPICS.dlq, RecordTooLarge("2 MB"))
-    with pytest.raises(PublishError):
-        await worker.run(inbound("s1", 0, id="m1", text="Hello"))
-    assert worker.publisher.replies == []
+    await worker.run(record := inbound("s1", 0, id="m1", text="Hello"))
+    [letter] = worker.publisher.of(TOPICS.dlq)
+    assert (letter.key, letter.value) == (b"s1", None)
+    assert header(letter.headers, "dlq.size") == str(len(record.value or b"")).encode()
+    assert [type(event) for event in worker.publisher.replies] == [TurnFailed]
 
 
 async def test_a_fenced_writer_leaves_the_record_to_the_owner() -> None:

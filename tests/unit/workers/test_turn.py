@@ -12,7 +12,18 @@ from schemas.replies import SessionDeleted, SessionUpdated, TurnCompleted, TurnF
 from schemas.session import SessionData
 from store.memory import MemorySessionStore
 from store.protocol import CommitOutcome
-from tests.unit.workers.fakes import PARTITIONS, TOPICS, FakePublisher, Worker, answer_texts, away, home, inbound, until
+from tests.unit.workers.fakes import (
+    PARTITIONS,
+    TOPICS,
+    FakePublisher,
+    Killed,
+    Worker,
+    answer_texts,
+    away,
+    home,
+    inbound,
+    until,
+)
 from workers.errors import NotOwner, PermanentError, StoreForgot
 from workers.generation.protocol import Answer
 from workers.records import Partition
@@ -187,9 +198,9 @@ async def test_the_newest_reply_of_a_dead_writer_is_published_before_the_own_tur
     dies = worker.restarted()
     # A lock holder publishes the newest reply first, in case its writer could not.
     before_its_own = [] if dead == "owner" else [None]
-    worker.publisher.fail(TOPICS.replies, *before_its_own, BrokerUnavailable("gone"))
+    worker.publisher.fail(TOPICS.replies, *before_its_own, Killed("gone"))
     first, second = (home("s1"), away("s1")) if dead == "owner" else (away("s1"), home("s1"))
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(Killed):
         await dies.turn(inbound("s1", 1, at=first, id="m2", text="Hello"))
     await dies.restarted().turn(inbound("s1", 9, at=second, id="m3", text="Hello"))
     assert worker.publisher.seqs == [1, 2, 3]
@@ -201,8 +212,8 @@ async def test_an_owner_with_a_cached_session_publishes_what_a_dead_lock_holder_
     owner = Worker()
     await owner.turn(inbound("s1", 0, id="m1", text="Hello"))
     holder = owner.restarted()
-    owner.publisher.fail(TOPICS.replies, None, BrokerUnavailable("gone"))
-    with pytest.raises(BrokerUnavailable):
+    owner.publisher.fail(TOPICS.replies, None, Killed("gone"))
+    with pytest.raises(Killed):
         await holder.turn(inbound("s1", 4, at=away("s1"), id="m2", text="Hello"))
     await owner.turn(inbound("s1", 1, id="m3", text="Hello"))
     assert owner.publisher.seqs == [1, 2, 3]
