@@ -11,6 +11,7 @@ import structlog
 
 from ops import wiring
 from ops.errors import OpsError
+from ops.eviction import evictions_counted, refuse_eviction
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.topics import TopicAdmin
 from ops.metrics import Metrics
@@ -102,6 +103,7 @@ async def running_worker(
     app.failed.add_done_callback(lambda failed: on_failure(OpsError(f"The worker can't go on: {failed.result()}")))
     try:
         await store.ping()
+        await refuse_eviction(settings, store)
         await store.test_locks()
         await kafka.start()
         await kafka.partitions_of(topics.inbound)
@@ -126,7 +128,11 @@ async def running_worker(
             await app.start(parts.dispatcher)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
-                async with _snapshots(settings, parts.dispatcher), _key_upkeep(settings, parts.dispatcher, seals):
+                async with (
+                    _snapshots(settings, parts.dispatcher),
+                    _key_upkeep(settings, parts.dispatcher, seals),
+                    evictions_counted(store, metrics.redis_evicted),
+                ):
                     yield RunningWorker(
                         parts.dispatcher,
                         app,
