@@ -11,6 +11,7 @@ from ops import wiring
 from ops.cli.console import out, prepare, run
 from ops.errors import OpsError
 from ops.eviction import check_eviction
+from ops.kafka.topic_limits import limits_of
 from ops.kafka.topics import TopicAdmin, problems
 from ops.settings import Settings
 
@@ -67,7 +68,11 @@ async def _kafka(settings: Settings) -> Found:
     specs = wiring.topic_specs_of(settings)
     async with TopicAdmin(wiring.kafka_connection(settings)) as admin:
         states = await admin.describe(specs)
+        extra = await admin.configs(settings.extra_inbound_topics)
     found = [problem for spec, state in zip(specs, states, strict=True) for problem in problems(spec, state)]
+    configs = {state.name: state.config for state in states} | extra
+    limits = limits_of(configs, wiring.topic_names(settings), settings.extra_inbound_topics)
+    found += [str(problem) for problem in limits.problems]
     if found:
         raise OpsError("; ".join(found))
     return Found(f"{settings.kafka_bootstrap_servers}, {len(specs)} topics")

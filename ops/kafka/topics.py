@@ -88,12 +88,15 @@ class TopicAdmin:
 
     async def max_message_bytes(self, topic: str) -> int | None:
         """The largest batch of records that the topic takes; None where the broker doesn't tell."""
-        try:
-            configs = await self._configs([topic])
-        except (KafkaError, ValueError):  # it doesn't know the question, or doesn't let us ask
-            return None
-        told = configs.get(topic, {}).get("max.message.bytes")
+        told = (await self.configs([topic])).get(topic, {}).get("max.message.bytes")
         return int(told) if told else None
+
+    async def configs(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """The configuration of each topic; nothing where the broker doesn't tell, or there is no such topic."""
+        try:
+            return await self._configs(list(topics))
+        except (KafkaError, ValueError):  # it doesn't know the question, or doesn't let us ask
+            return {}
 
     async def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """What the consumer group has committed."""

@@ -17,6 +17,7 @@ from ops.background import in_background
 from ops.errors import OpsError
 from ops.eviction import evictions_counted, refuse_eviction
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.topic_limits import topic_limits
 from ops.metrics import Metrics
 from ops.settings import Settings
 from ops.store_report import store_report
@@ -56,6 +57,7 @@ async def ingress_app(
             partitions = await kafka.partitions_of(topics.inbound)
             if settings.seals_topics:
                 await kafka.partitions_of(topics.keys)
+            await topic_limits(connection, topics, settings.extra_inbound_topics)
             publisher = wiring.sealing(settings, kafka, seals)
             side = ingress_wiring.edge_side(
                 settings, store=store, publisher=publisher, partitions=partitions, metrics=metrics

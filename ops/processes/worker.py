@@ -13,6 +13,7 @@ from ops import wiring
 from ops.errors import OpsError
 from ops.eviction import evictions_counted, refuse_eviction
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.topic_limits import topic_limits
 from ops.kafka.topics import TopicAdmin
 from ops.metrics import Metrics
 from ops.processes.key_upkeep import keys_kept_up
@@ -125,6 +126,7 @@ async def running_worker(
             metrics.watch_cache("worker", parts.l1)
             metrics.watch_locks(store)
             parts.turns.max_reply_bytes = await _largest_reply(connection, topics.replies)
+            await topic_limits(connection, topics, settings.extra_inbound_topics)
             await app.start(parts.dispatcher)
             log.info("worker_started", **_described(settings), **brain.knowledge())
             try:
