@@ -96,6 +96,11 @@ class Metrics:
             "Keys that Redis dropped to free memory, since its masters started.",
             registry=registry,
         )
+        self._foreign_members = Gauge(
+            "supportstream_foreign_group_members",
+            "Members of the workers' consumer group that are no workers.",
+            registry=registry,
+        )
         self._accepted = Counter(
             "supportstream_inbound_accepted", "Inbound events that Kafka acknowledged.", registry=registry
         )
@@ -138,6 +143,9 @@ class Metrics:
 
     def redis_evicted(self, keys: int) -> None:
         self._evicted.set(keys)
+
+    def foreign_members(self, count: int) -> None:
+        self._foreign_members.set(count)
 
     def turn_finished(self, outcome: str, seconds: float) -> None:
         histogram = self._turns_by_outcome.get(outcome)

@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.group_members import GroupMember
 from schemas.topics import TopicSpec
 
 
@@ -103,10 +104,14 @@ class TopicAdmin:
         offsets = await self._client.list_consumer_group_offsets(group)
         return {(place.topic, place.partition): at.offset for place, at in offsets.items() if at.offset >= 0}
 
-    async def group_members(self, group: str) -> int:
-        """How many members the consumer group has now."""
+    async def members_of(self, group: str) -> list[GroupMember]:
+        """The members that the consumer group has now."""
         [response] = await self._client.describe_consumer_groups([group])
-        return sum(len(described[5]) for described in response.groups)
+        return [
+            GroupMember(member_id, client_id, host.removeprefix("/"))
+            for described in response.groups
+            for member_id, client_id, host, *_ in described[5]
+        ]
 
     async def describe(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
         """The state of each topic, in the order of `specs`."""
