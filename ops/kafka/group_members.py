@@ -28,6 +28,11 @@ class GroupMember:
     client_id: str
     host: str
 
+    @property
+    def is_told(self) -> bool:
+        """False: the broker says nothing of it, like the one that `supportstream dev` embeds."""
+        return bool(self.client_id or self.host)
+
 
 class Change(Enum):
     """What a look at the members is to be followed by."""
@@ -52,7 +57,9 @@ class ForeignMembers:
     def look(self, members: Sequence[GroupMember], now: float) -> Change:
         """Takes the group's members at `now` (monotonic, seconds)."""
         before = self.members
-        self.members = tuple(each for each in members if not each.client_id.startswith(self._client_id))
+        self.members = tuple(
+            each for each in members if each.is_told and not each.client_id.startswith(self._client_id)
+        )
         if not self.members:
             return Change.ENDED if before else Change.NONE
         if before and now < self._said_at + REMIND_SECONDS:

@@ -66,6 +66,12 @@ def test_the_problem_names_the_group_the_programs_and_what_to_do() -> None:
     assert foreign.problem is None
 
 
+def test_a_member_of_which_the_broker_says_nothing_is_not_foreign() -> None:
+    foreign = ForeignMembers(GROUP, CLIENT_ID)
+    assert foreign.look([GroupMember("m-1", "", ""), WORKER], 0.0) is Change.NONE
+    assert foreign.look([GroupMember("m-1", "", "10.0.0.9")], 1.0) is Change.BEGAN
+
+
 looks = st.lists(st.tuples(st.sets(st.sampled_from([WORKER, KCAT])), st.floats(0.1, 400.0)), max_size=30)
 
 
