@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.dead_letters import NotADeadLetter, Place, Selection, decode_dead_letter, session_of
+from ops.dead_letters import LostValue, NotADeadLetter, Place, Selection, decode_dead_letter, session_of
 from schemas.publishing import Position, Record
 from tests.unit.ops.letters import FAILED_AT, consumed, dead_letter, dead_letter_record
 
@@ -94,3 +94,29 @@ def test_a_place_is_read_as_it_is_written() -> None:
     for wrong in ["", "3", "3:", ":17", "3:17:1", "a:b", "-1:2", "3:x"]:
         with pytest.raises(ValueError, match="PARTITION:OFFSET"):
             Place.parse(wrong)
+
+
+def test_a_letter_whose_value_was_not_kept_says_what_is_left_of_it() -> None:
+    record = dead_letter_record(ORIGIN, b"s1", None, [("origin", b"crm")])
+    added = [("dlq.size", b"3000000"), ("dlq.digest", b"sha256:ab"), ("dlq.first_bytes", b'{"te')]
+    letter = decode_dead_letter(consumed(replace(record, headers=[*record.headers, *added]), 0, 0))
+    assert letter.lost_value == LostValue(3_000_000, "sha256:ab", b'{"te')
+    assert letter.headers == [("origin", b"crm")]
+
+
+def test_headers_of_a_sender_make_no_letter_without_value() -> None:
+    headers = [("dlq.size", b"7"), ("dlq.digest", b"mine")]
+    with_value = decode_dead_letter(consumed(dead_letter_record(ORIGIN, b"s1", b"{}", headers), 0, 0))
+    assert (with_value.lost_value, with_value.headers) == (None, headers)
+    for size in (b"0", b"many", b"\xff"):
+        bare = decode_dead_letter(consumed(dead_letter_record(ORIGIN, b"s1", None, [("dlq.size", size)]), 0, 0))
+        assert (bare.lost_value, bare.headers) == (None, [("dlq.size", size)])
+
+
+@pytest.mark.parametrize(
+    ("told", "place"), [(b"3:17", Place(3, 17)), (b"x", None), (b"\xff", None), (b"1:\xc2\xb2", None)]
+)
+def test_a_letter_that_failed_again_names_the_one_before(told: bytes, place: Place | None) -> None:
+    letter = dead_letter(ORIGIN, b"s1", b"{}", [("dlq.redriven", told)])
+    assert letter.redrive_of == place
+    assert dead_letter(ORIGIN, b"s1", b"{}", []).redrive_of is None
