@@ -148,9 +148,12 @@ def session_of(key: bytes | None, value: bytes | None) -> str | None:
 
 
 def _lost_value(record: KafkaRecord) -> LostValue | None:
-    """None: the letter has its value. A sender may have used the names of these headers, too."""
+    """None: the letter has its value. A sender may have used the names of these headers, too; the worker's stand behind
+    the reason."""
+    names = [name for name, _ in reversed(record.headers)]
+    told = "dlq.size" in names[: names.index("dlq.reason")] if "dlq.reason" in names else False
     size = header(record.headers, "dlq.size")
-    if record.value or size is None or not size.isdigit() or int(size) == 0:
+    if record.value or not told or size is None or not size.isdigit():
         return None
     digest = header(record.headers, "dlq.digest") or b""
     return LostValue(int(size), digest.decode(errors="replace"), header(record.headers, "dlq.first_bytes") or b"")
