@@ -3,11 +3,11 @@
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from ops.dead_letters import DeadLetter, NotADeadLetter, Place, decode_dead_letter
+from ops.dead_letters import CLOCK_SLACK, DeadLetter, NotADeadLetter, Place, decode_dead_letter
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
 from ops.kafka.reading import span_reader, started_reader, whole_topic
@@ -17,8 +17,6 @@ Advance = Callable[[int, int], None]
 """Takes how many records were read, and of how many."""
 
 _SILENCE_SECONDS = 30.0
-_CLOCK_SLACK = timedelta(minutes=1)
-"""A record's own time and the time in its header are of two clocks."""
 
 
 class DeadLetterTopic:
@@ -63,7 +61,7 @@ class DeadLetterTopic:
     async def _begins_at(self, since: datetime | None) -> Mapping[int, int]:
         if since is None:
             return self._begins
-        at_ms = max(0, int((since - _CLOCK_SLACK).timestamp() * 1000))
+        at_ms = max(0, int((since - CLOCK_SLACK).timestamp() * 1000))
         found = await self._consumer.offsets_for_times(
             {TopicPartition(self._name, partition): at_ms for partition in self._begins}
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Self
 
 import orjson
@@ -13,7 +13,15 @@ from schemas.publishing import Position
 from schemas.sealed import is_sealed, parse_sealed
 from workers.records import KafkaRecord
 
+REDRIVEN = "dlq.redriven"
+"""The header of a redriven record: the place of its dead letter."""
+CLOCK_SLACK = timedelta(minutes=1)
+"""A record's own time and the time in its header are of two clocks."""
 _NAMES = ("dlq.reason", "dlq.error", "dlq.attempts", "dlq.topic", "dlq.partition", "dlq.offset", "dlq.failed_at")
+
+
+_OF_LOST_VALUES = ("dlq.size", "dlq.digest", "dlq.first_bytes", "dlq.last_offset")
+"""Written in place of a value that the dead letter topic does not take."""
 
 
 class NotADeadLetter(ValueError):
@@ -39,6 +47,16 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class LostValue:
+    """What is left of a value that the dead letter topic did not take."""
+
+    size: int
+    """In bytes."""
+    digest: str
+    first_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that could not become a turn, as it came, and why."""
 
@@ -54,6 +72,14 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
+    lost_value: LostValue | None = None
+    """None: the letter has the value as it came."""
+
+    @property
+    def redrive_of(self) -> Place | None:
+        """The place of the letter that was sent back and failed again as this one; None: it failed for the first
+        time."""
+        return redriven_from(self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +101,19 @@ class Selection:
         )
 
 
+def redriven_from(headers: Headers) -> Place | None:
+    """The place of the letter that a record was made from; None: it is no redriven record."""
+    told = header(headers, REDRIVEN)
+    try:
+        return None if told is None else Place.parse(told.decode())
+    except ValueError:
+        return None
+
+
 def decode_dead_letter(record: KafkaRecord) -> DeadLetter:
     """What `workers.dead_letters` wrote. Raises NotADeadLetter."""
     found = {name: header(record.headers, name) for name in _NAMES}
+    lost_value = _lost_value(record)
     try:
         told = {name: value.decode() for name, value in found.items() if value is not None}
         return DeadLetter(
@@ -90,7 +126,8 @@ def decode_dead_letter(record: KafkaRecord) -> DeadLetter:
             session_id=session_of(record.key, record.value),
             key=record.key,
             value=record.value,
-            headers=_as_it_came(record.headers),
+            headers=_as_it_came(record.headers, _NAMES if lost_value is None else (*_NAMES, *_OF_LOST_VALUES)),
+            lost_value=lost_value,
         )
     except (KeyError, ValueError) as error:
         raise NotADeadLetter(f"{record.partition}:{record.offset} has no dead letter's headers: {error}") from error
@@ -110,10 +147,23 @@ def session_of(key: bytes | None, value: bytes | None) -> str | None:
     return session_id if isinstance(session_id, str) and is_session_id(session_id) else None
 
 
-def _as_it_came(headers: Headers) -> list[tuple[str, bytes]]:
+def _lost_value(record: KafkaRecord) -> LostValue | None:
+    """None: the letter has its value. A sender may have used the names of these headers, too; the worker's stand behind
+    the reason."""
+    names = [name for name, _ in reversed(record.headers)]
+    told = "dlq.size" in names[: names.index("dlq.reason")] if "dlq.reason" in names else False
+    size = header(record.headers, "dlq.size")
+    if record.value or not told or size is None or not size.isdigit():
+        return None
+    digest = header(record.headers, "dlq.digest") or b""
+    return LostValue(int(size), digest.decode(errors="replace"), header(record.headers, "dlq.first_bytes") or b"")
+
+
+def _as_it_came(headers: Headers, added: Sequence[str]) -> list[tuple[str, bytes]]:
     """Without what the worker added: the last of each name. A sender may have used the same names before."""
     kept = list(headers)
-    for name in _NAMES:
-        last = max(i for i, (each, _) in enumerate(kept) if each == name)
-        del kept[last]
+    for name in added:
+        last = max((i for i, (each, _) in enumerate(kept) if each == name), default=None)
+        if last is not None:
+            del kept[last]
     return kept

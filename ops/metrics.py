@@ -91,6 +91,16 @@ class Metrics:
             registry=registry,
         )
         self._locks = Gauge("supportstream_locks_held", "Session locks that this process holds.", registry=registry)
+        self._evicted = Gauge(
+            "supportstream_redis_evicted_keys",
+            "Keys that Redis dropped to free memory, since its masters started.",
+            registry=registry,
+        )
+        self._foreign_members = Gauge(
+            "supportstream_foreign_group_members",
+            "Members of the workers' consumer group that are no workers.",
+            registry=registry,
+        )
         self._accepted = Counter(
             "supportstream_inbound_accepted", "Inbound events that Kafka acknowledged.", registry=registry
         )
@@ -130,6 +140,12 @@ class Metrics:
 
     def watch_locks(self, store: SessionStore) -> None:
         self._locks.set_function(lambda: store.describe_locks()["active"])
+
+    def redis_evicted(self, keys: int) -> None:
+        self._evicted.set(keys)
+
+    def foreign_members(self, count: int) -> None:
+        self._foreign_members.set(count)
 
     def turn_finished(self, outcome: str, seconds: float) -> None:
         histogram = self._turns_by_outcome.get(outcome)

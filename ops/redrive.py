@@ -1,34 +1,43 @@
 """Redriving: dead letters go back to the topics that they came from, so that they are answered after all.
 
-1. Read the topic once and plan: which go, which are skipped and why. Only where they stand is kept of each.
-2. Read it again and publish, each session's in the order of its original records.
+1. Read the topic once: which letters may go, which are skipped and why. Of each is kept where it stands, and its ids.
+2. Read what the other topics hold of their fates (`ops.letter_fates`): only letters that wait go.
+3. Read the topic again and publish, each session's in the order of its original records.
 
-What was answered meanwhile the worker drops by its inbound id, so a redrive that broke off is simply run again.
+What was sent names its letter, so a redrive that broke off is simply run again: it sends what was not sent.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
 import orjson
 
-from ops.dead_letters import DeadLetter, Place, Selection
+from ops.dead_letters import REDRIVEN, DeadLetter, Place, Selection
 from ops.errors import OpsError
+from ops.letter_fates import Asked, Fates, State, Successors, asked_of
 from schemas.errors import InvalidReason
 from schemas.identity import derived_inbound_id
 from schemas.partition import home_partition
 from schemas.publishing import BrokerUnavailable, Position, Publisher, Record, RecordTooLarge
-from schemas.sealed import is_sealed
 from store.errors import StoreUnavailable
 from store.seals import Seals
 
-REDRIVEN = "dlq.redriven"
-"""The header of a redriven record: the place of its dead letter."""
 NEVER_A_TURN: frozenset[str] = frozenset(get_args(InvalidReason))
 """Reasons that lie in the record itself."""
 
+Gather = Callable[[Fates], Awaitable[None]]
+"""Hands the evidence that the topics hold to `Fates`. Raises OpsError."""
+_WHY_STAYS: dict[State, str] = {
+    State.REDRIVEN: "sent back before, and not answered yet",
+    State.ANSWERED: "answered",
+    State.FAILED_AGAIN: "failed again: its newer letter stands for it",
+    State.ERASED: "erased: its session was deleted",
+    State.NO_VALUE: "has no value, it was too large for the dead letter topic: publish it again from its source",
+    State.UNKNOWN: "the reply topic no longer tells whether it was answered: publish it again from its source",
+}
 Lane = tuple[str, str]
 """A topic, and the session whose records in it keep their order."""
 
@@ -65,18 +74,33 @@ class Plan:
 
 
 async def plan_redrive(
-    letters: AsyncIterator[DeadLetter], selection: Selection, topics: Collection[str], limit: int | None
+    letters: AsyncIterator[DeadLetter],
+    selection: Selection,
+    topics: Collection[str],
+    limit: int | None,
+    gather: Gather,
 ) -> Plan:
-    """`topics` are those that workers read; `limit` takes the oldest failures."""
-    plan = Plan()
+    """`topics` are those that workers read; `limit` takes the oldest failures of those that wait."""
+    plan, successors = Plan(), Successors()
+    candidates: list[tuple[Planned, Asked]] = []
     async for letter in letters:
+        successors.add(letter)
         if not selection.takes(letter):
             continue
         if why := _why_not(letter, selection, topics):
             plan.skipped[letter.reason, why] += 1
             continue
         lane = letter.origin.topic, letter.session_id or str(letter.place)
-        plan.letters.append(Planned(letter.failed_at, letter.place, letter.origin, letter.reason, lane))
+        planned = Planned(letter.failed_at, letter.place, letter.origin, letter.reason, lane)
+        candidates.append((planned, asked_of(letter)))
+    fates = Fates((asked for _, asked in candidates), successors)
+    await gather(fates)
+    for planned, asked in candidates:
+        fate = fates.of(asked.place)
+        if fate.state is State.WAITING:
+            plan.letters.append(planned)
+        else:
+            plan.skipped[planned.reason, _WHY_STAYS[fate.state]] += 1
     plan.letters.sort(key=lambda letter: (letter.failed_at, letter.place))
     plan.letters = plan.letters[:limit]
     return plan
@@ -85,8 +109,6 @@ async def plan_redrive(
 def _why_not(letter: DeadLetter, selection: Selection, topics: Collection[str]) -> str | None:
     if letter.origin.topic not in topics:
         return f"no worker reads {letter.origin.topic}: EXTRA_INBOUND_TOPICS"
-    if is_sealed(letter.value):
-        return "erased: its session was deleted"
     if letter.reason in NEVER_A_TURN and letter.reason not in selection.reasons:
         return f"can never become a turn; to send it all the same: --reason {letter.reason}"
     return None
@@ -171,7 +193,7 @@ class Redrive:
         except (BrokerUnavailable, StoreUnavailable) as error:
             raise OpsError(
                 f"{error} {report.redriven} records were sent back before. Run it again: "
-                "what was answered meanwhile is recognised by its id."
+                "what was sent is not sent again."
             ) from error
         else:
             report.redriven += 1

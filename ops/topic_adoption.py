@@ -53,7 +53,7 @@ class TopicAdoption:
     async def plan(self, topic: str, partitions: int) -> Adoption:
         """Raises OpsError when workers run, or when nothing is wrong with the topic."""
         async with TopicAdmin(self._connection) as admin:
-            if members := await admin.group_members(self._group):
+            if members := len(await admin.members_of(self._group)):
                 raise OpsError(f"{members} workers run in group {self._group}. Stop them first.")
             committed = await admin.group_offsets(self._group)
         incarnations = Incarnations(self._store)

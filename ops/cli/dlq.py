@@ -2,8 +2,8 @@
 
 import base64
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,6 +17,9 @@ from ops.cli.times import point_in_time
 from ops.dead_letter_topic import DeadLetterTopic, open_dead_letters
 from ops.dead_letters import DeadLetter, Place, Selection
 from ops.errors import OpsError, UsageError
+from ops.kafka.sole_member import sole_member
+from ops.letter_evidence import LetterEvidence
+from ops.letter_fates import Asked, Fate, Fates, Successors, asked_of
 from ops.redrive import Plan, Redrive, Report, plan_redrive
 from ops.settings import Settings
 from schemas.publishing import PublishError
@@ -40,7 +43,7 @@ def list_letters(
     limit: Annotated[int, typer.Option(min=1, help="At most this many, those that failed first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Dead letters, in the order in which they failed."""
+    """Dead letters, in the order in which they failed, and what became of each."""
     run(_list(prepare(), _selection(reason, session, since, until), limit, as_json))
 
 
@@ -55,25 +58,44 @@ def _selection(reasons: list[str] | None, session: str | None, since: str | None
 
 async def _list(settings: Settings, selection: Selection, limit: int, as_json: bool) -> None:
     # What a letter says of itself, without its value: a page of those would be large.
-    found: list[tuple[datetime, Place, dict[str, Any]]] = []
-    total = 0
-    async with _opened(settings) as topic:
+    found: list[tuple[datetime, Place, dict[str, Any], Asked]] = []
+    total, successors = 0, Successors()
+    async with _opened(settings) as (topic, evidence):
         with progress("Reading dead letters") as advance:
             async for letter in topic.read(selection.since, advance):
+                successors.add(letter)
                 if selection.takes(letter):
                     total += 1
-                    found.append((letter.failed_at, letter.place, _summary(letter)))
+                    found.append((letter.failed_at, letter.place, _summary(letter), asked_of(letter)))
                 if len(found) >= 2 * limit:
                     found = sorted(found, key=lambda each: each[:2])[:limit]
         _tell_strangers(topic)
-    summaries = [summary for _, _, summary in sorted(found, key=lambda each: each[:2])[:limit]]
+        found = sorted(found, key=lambda each: each[:2])[:limit]
+        fates = Fates((asked for *_, asked in found), successors)
+        with progress("Looking what became of them") as advance:
+            await evidence.gather(fates, advance)
+    summaries = [{**summary, **_fate(fates.of(place))} for _, place, summary, _ in found]
     if total > limit:
         err.print(f"these are {limit} of {total}; see --limit, --since", markup=False)
     if as_json:
         print_json(summaries)
     elif summaries:
-        columns = ("place", "failed_at", "reason", "session_id", "origin", "attempts", "error")
-        _print_table([columns, *([str(each[name] or "-") for name in columns] for each in summaries)])
+        columns = ("place", "failed_at", "reason", "state", "session_id", "origin", "attempts", "error")
+        rows = [[*_cells(each, columns[:3]), _shown(each), *_cells(each, columns[4:])] for each in summaries]
+        _print_table([columns, *rows])
+
+
+def _cells(summary: dict[str, Any], names: Sequence[str]) -> list[str]:
+    return [str(summary[name] or "-") for name in names]
+
+
+def _fate(fate: Fate) -> dict[str, Any]:
+    return {"state": fate.state, "newer": None if fate.newer is None else str(fate.newer)}
+
+
+def _shown(summary: dict[str, Any]) -> str:
+    newer = summary["newer"]
+    return str(summary["state"]) if newer is None else f"{summary['state']}: {newer}"
 
 
 def _summary(letter: DeadLetter) -> dict[str, Any]:
@@ -86,6 +108,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "origin": f"{origin.topic}:{origin.partition}:{origin.offset}",
         "attempts": letter.attempts,
         "error": letter.error,
+        "redrive_of": None if letter.redrive_of is None else str(letter.redrive_of),
     }
 
 
@@ -114,32 +137,42 @@ def show(
     except ValueError as error:
         raise UsageError(str(error)) from error
     letter = run(_read(prepare(), wanted))
+    lost = _lost(letter)
     if as_json:
         headers = [{"name": name, **_as_text("value", value)} for name, value in letter.headers]
-        print_json(
-            {**_summary(letter), **_as_text("key", letter.key), "headers": headers, **_as_text("value", letter.value)}
-        )
+        value = _as_text("value", letter.value) if letter.lost_value is None else {"value": None, **lost}
+        print_json({**_summary(letter), **_as_text("key", letter.key), "headers": headers, **value})
         return
-    fields = {**_summary(letter), "key": _readable(letter.key)}
+    fields = {**_summary(letter), "key": _readable(letter.key), **lost}
     fields |= {f"header {name}": _readable(value) for name, value in letter.headers}
     width = max(map(len, fields))
     for name, value in fields.items():
         out.print(harmless(f"{name:{width}}  {'-' if value is None else value}"), markup=False)
-    out.print(f"\n{harmless(_pretty(letter.value))}", markup=False)
+    text = _pretty(letter.value) if letter.lost_value is None else "(the value was too large for the dead letter topic)"
+    out.print(f"\n{harmless(text)}", markup=False)
+
+
+def _lost(letter: DeadLetter) -> dict[str, Any]:
+    """What is left of a value that was not kept."""
+    lost = letter.lost_value
+    if lost is None:
+        return {}
+    return {"size": lost.size, "digest": lost.digest, "first_bytes": _readable(lost.first_bytes)}
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[DeadLetterTopic]:
-    connection = wiring.kafka_connection(settings)
+async def _opened(settings: Settings) -> AsyncIterator[tuple[DeadLetterTopic, LetterEvidence]]:
+    connection, names = wiring.kafka_connection(settings), wiring.topic_names(settings)
     async with (
         wiring.session_keys(settings, connection) as seals,
-        open_dead_letters(connection, seals, wiring.topic_names(settings).dlq) as topic,
+        open_dead_letters(connection, seals, names.dlq) as topic,
     ):
-        yield topic
+        inbound = (names.inbound, *settings.extra_inbound_topics)
+        yield topic, LetterEvidence(connection, seals, inbound, names.replies)
 
 
 async def _read(settings: Settings, place: Place) -> DeadLetter:
-    async with _opened(settings) as topic:
+    async with _opened(settings) as (topic, _):
         return await topic.at(place)
 
 
@@ -176,7 +209,7 @@ def redrive(
 ) -> None:
     """Sends dead letters back to the topics that they came from, to be answered after all.
 
-    Each session's go in the order of its original records. What was answered meanwhile is dropped by the worker.
+    Each session's go in the order of its original records. What was sent back or answered before stays.
     """
     run(_redrive(prepare(), _selection(reason, session, since, until), limit, execute=execute, as_json=as_json))
 
@@ -184,11 +217,16 @@ def redrive(
 async def _redrive(
     settings: Settings, selection: Selection, limit: int | None, *, execute: bool, as_json: bool
 ) -> None:
-    names = wiring.topic_names(settings)
-    async with _opened(settings) as topic:
+    connection, names = wiring.kafka_connection(settings), wiring.topic_names(settings)
+    alone = sole_member(connection, f"{settings.consumer_group}-redrive", names.dlq, "redrive")
+    # Two that look at the same time would both find that nothing was sent.
+    async with alone if execute else nullcontext(), _opened(settings) as (topic, evidence):
         with progress("Reading dead letters") as advance:
             letters = topic.read(selection.since, advance)
-            plan = await plan_redrive(letters, selection, {names.inbound, *settings.extra_inbound_topics}, limit)
+            read = {names.inbound, *settings.extra_inbound_topics}
+            plan = await plan_redrive(
+                letters, selection, read, limit, lambda fates: evidence.gather(fates, lambda _done, _total: None)
+            )
         _tell_strangers(topic)
         if not as_json:
             _print_plan(plan)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ops.dead_letters import DeadLetter
-from ops.redrive import REDRIVEN
+from ops.dead_letters import REDRIVEN, DeadLetter
 from schemas.errors import InvalidRecord
 from schemas.headers import header
 from schemas.identity import derived_inbound_id

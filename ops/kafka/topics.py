@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from ops.errors import OpsError
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.group_members import GroupMember
 from schemas.topics import TopicSpec
 
 
@@ -88,22 +89,29 @@ class TopicAdmin:
 
     async def max_message_bytes(self, topic: str) -> int | None:
         """The largest batch of records that the topic takes; None where the broker doesn't tell."""
-        try:
-            configs = await self._configs([topic])
-        except (KafkaError, ValueError):  # it doesn't know the question, or doesn't let us ask
-            return None
-        told = configs.get(topic, {}).get("max.message.bytes")
+        told = (await self.configs([topic])).get(topic, {}).get("max.message.bytes")
         return int(told) if told else None
+
+    async def configs(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """The configuration of each topic; nothing where the broker doesn't tell, or there is no such topic."""
+        try:
+            return await self._configs(list(topics))
+        except (KafkaError, ValueError):  # it doesn't know the question, or doesn't let us ask
+            return {}
 
     async def group_offsets(self, group: str) -> dict[tuple[str, int], int]:
         """What the consumer group has committed."""
         offsets = await self._client.list_consumer_group_offsets(group)
         return {(place.topic, place.partition): at.offset for place, at in offsets.items() if at.offset >= 0}
 
-    async def group_members(self, group: str) -> int:
-        """How many members the consumer group has now."""
+    async def members_of(self, group: str) -> list[GroupMember]:
+        """The members that the consumer group has now."""
         [response] = await self._client.describe_consumer_groups([group])
-        return sum(len(described[5]) for described in response.groups)
+        return [
+            GroupMember(member_id, client_id, host.removeprefix("/"))
+            for described in response.groups
+            for member_id, client_id, host, *_ in described[5]
+        ]
 
     async def describe(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
         """The state of each topic, in the order of `specs`."""

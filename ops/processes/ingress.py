@@ -15,7 +15,9 @@ from ingress.topic_reader import KeyAndValue, TopicReader
 from ops import wiring
 from ops.background import in_background
 from ops.errors import OpsError
+from ops.eviction import evictions_counted, refuse_eviction
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.topic_limits import topic_limits
 from ops.metrics import Metrics
 from ops.settings import Settings
 from ops.store_report import store_report
@@ -50,10 +52,12 @@ async def ingress_app(
         async with AsyncExitStack() as stack:
             stack.push_async_callback(kafka.close)
             await store.ping()
+            await refuse_eviction(settings, store)
             await kafka.start()
             partitions = await kafka.partitions_of(topics.inbound)
             if settings.seals_topics:
                 await kafka.partitions_of(topics.keys)
+            await topic_limits(connection, topics, settings.extra_inbound_topics)
             publisher = wiring.sealing(settings, kafka, seals)
             side = ingress_wiring.edge_side(
                 settings, store=store, publisher=publisher, partitions=partitions, metrics=metrics
@@ -139,6 +143,7 @@ async def ingress_app(
                 parts, version=version("supportstream"), api_prefix=settings.api_prefix, debug=settings.debug
             )
             await stack.enter_async_context(in_background(growth.run(), "follow-partitions"))
+            await stack.enter_async_context(evictions_counted(store, metrics.redis_evicted))
             yield app, side.edge
     except (PublishError, StoreError, KafkaError) as error:
         raise OpsError(str(error) or type(error).__name__) from error

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from ops import wiring
 from ops.errors import OpsError
+from ops.eviction import evictions_counted, refuse_eviction
 from ops.kafka.connection import KafkaConnection
+from ops.kafka.group_members import explain_group_error
+from ops.kafka.topic_limits import topic_limits
 from ops.kafka.topics import TopicAdmin
 from ops.metrics import Metrics
+from ops.processes.group_watch import GroupWatch, members_of
 from ops.processes.key_upkeep import keys_kept_up
 from ops.processes.snapshots import snapshot_command, snapshots_regularly
 from ops.settings import Settings
@@ -26,7 +31,7 @@ from store.errors import StoreError
 from store.l1 import L1Cache
 from store.protocol import SessionStore
 from store.seals import NO_KEYS, Seals
-from workers.app import WorkerApp
+from workers.app import GroupSettings, WorkerApp
 from workers.dispatch import Dispatcher
 from workers.errors import ClientBroken
 from workers.generation.protocol import Generator, Retriever
@@ -52,6 +57,7 @@ class RunningWorker:
     cache: L1Cache
     check_store: Callable[[], Awaitable[None]]
     stall_seconds: float
+    check_group: Callable[[], Awaitable[None]]
 
     async def live(self) -> None:
         """Raises OpsError when records are open and none was committed for `stall_seconds`, although broker and store
@@ -98,10 +104,19 @@ async def running_worker(
     """
     topics = wiring.topic_names(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=worker_wiring.WORKER_RECORD_BYTES)
-    app = WorkerApp(worker_wiring.group_settings(settings, connection), metrics, is_fatal=_is_fatal)
-    app.failed.add_done_callback(lambda failed: on_failure(OpsError(f"The worker can't go on: {failed.result()}")))
+    group = worker_wiring.group_settings(settings, connection)
+    app = _member(settings, group, metrics, on_failure)
+    watch = GroupWatch(
+        settings,
+        lambda: members_of(connection, settings.consumer_group),
+        client_id=group.client_id,
+        member_id=lambda: worker_wiring.member_id(app),
+        show=metrics.foreign_members,
+        fail=on_failure,
+    )
     try:
         await store.ping()
+        await refuse_eviction(settings, store)
         await store.test_locks()
         await kafka.start()
         await kafka.partitions_of(topics.inbound)
@@ -123,31 +138,60 @@ async def running_worker(
             metrics.watch_cache("worker", parts.l1)
             metrics.watch_locks(store)
             parts.turns.max_reply_bytes = await _largest_reply(connection, topics.replies)
-            await app.start(parts.dispatcher)
-            log.info("worker_started", **_described(settings), **brain.knowledge())
-            try:
-                async with _snapshots(settings, parts.dispatcher), _key_upkeep(settings, parts.dispatcher, seals):
-                    yield RunningWorker(
-                        parts.dispatcher,
-                        app,
-                        brain.knowledge,
-                        kafka.check,
-                        parts.l1,
-                        store.ping,
-                        settings.worker_stall_seconds,
-                    )
-            finally:
-                await app.stop()
-                log.info("worker_stopped")
-    except (PublishError, StoreError) as error:
-        raise OpsError(str(error)) from error
+            await topic_limits(connection, topics, settings.extra_inbound_topics)
+            async with (
+                _at_work(app, parts.dispatcher, {**_described(settings), **brain.knowledge()}),
+                _snapshots(settings, parts.dispatcher),
+                _key_upkeep(settings, parts.dispatcher, seals),
+                evictions_counted(store, metrics.redis_evicted),
+                watch.watching(),
+            ):
+                yield RunningWorker(
+                    parts.dispatcher,
+                    app,
+                    brain.knowledge,
+                    kafka.check,
+                    parts.l1,
+                    store.ping,
+                    settings.worker_stall_seconds,
+                    watch.ready,
+                )
+    except (PublishError, StoreError, KafkaError) as error:
+        raise OpsError(explain_group_error(error, settings) or str(error) or type(error).__name__) from error
     finally:
         await kafka.close()
 
 
-def _is_fatal(error: Exception) -> bool:
-    """Whether this member of the group can't go on after an error of the Kafka client."""
-    return isinstance(error, ClientBroken)
+def _member(
+    settings: Settings, group: GroupSettings, metrics: Metrics, on_failure: Callable[[Exception], None]
+) -> WorkerApp:
+    """The worker as a member of its group; `on_failure` is told why it can't go on, in words for a person."""
+
+    def is_fatal(error: Exception) -> bool:
+        return isinstance(error, ClientBroken) or explain_group_error(error, settings) is not None
+
+    def explained(error: Exception) -> OpsError:
+        return OpsError(explain_group_error(error, settings) or f"The worker can't go on: {error}")
+
+    app = WorkerApp(group, metrics, is_fatal=is_fatal)
+    app.failed.add_done_callback(lambda failed: on_failure(explained(failed.result())))
+    return app
+
+
+@asynccontextmanager
+async def _at_work(app: WorkerApp, dispatcher: Dispatcher, described: dict[str, object]) -> AsyncIterator[None]:
+    """A member of the group while the block runs; drained after it."""
+    try:
+        await app.start(dispatcher)
+    except BaseException:
+        await app.stop()
+        raise
+    log.info("worker_started", **described)
+    try:
+        yield
+    finally:
+        await app.stop()
+        log.info("worker_stopped")
 
 
 def _snapshots(settings: Settings, dispatcher: Dispatcher) -> AbstractAsyncContextManager[None]:

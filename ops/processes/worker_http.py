@@ -24,7 +24,12 @@ def worker_http(settings: Settings, worker: RunningWorker, store: SessionStore, 
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app, debug=False)
-    ready = {"partitions": worker.ready, "session_store": store.ping, "kafka": worker.check_kafka}
+    ready = {
+        "partitions": worker.ready,
+        "session_store": store.ping,
+        "kafka": worker.check_kafka,
+        "group": worker.check_group,
+    }
     app.include_router(health_router(ready, {"progress": worker.live}, describe))
 
     @app.get("/metrics")

@@ -16,7 +16,7 @@ from schemas.topics import MAX_EVENT_BYTES
 from store.l1 import L1Cache
 from store.protocol import SessionStore
 from store.seals import NO_KEYS, Seals
-from workers.app import GroupSettings
+from workers.app import GroupSettings, WorkerApp
 from workers.cancellations import Cancellations
 from workers.dead_letters import DeadLetters
 from workers.dispatch import Dispatcher, DispatchSettings
@@ -135,6 +135,16 @@ def group_settings(settings: Settings, connection: KafkaConnection) -> GroupSett
         security=_faststream_security(connection),
         consumer_class=ScreenedConsumer,
     )
+
+
+def member_id(app: WorkerApp) -> str:
+    """The worker's member id in its group; empty while it has none. aiokafka has no public name for it."""
+    if app.app.broker is None:
+        return ""
+    for subscriber in app.app.broker.subscribers:
+        coordinator = getattr(getattr(subscriber, "consumer", None), "_coordinator", None)
+        return str(getattr(coordinator, "member_id", ""))
+    return ""
 
 
 def _faststream_security(connection: KafkaConnection) -> BaseSecurity | None:

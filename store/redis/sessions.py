@@ -32,7 +32,7 @@ from store.redis.round_trips import RoundTrips
 from store.redis.scan import session_id_pages
 from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
 from store.redis.state import open_state
-from store.redis.statistics import server_statistics
+from store.redis.statistics import Eviction, eviction, server_statistics
 from store.redlock import Redlock
 
 _INCARNATION = "incarnation"
@@ -250,6 +250,10 @@ class RedisSessionStore:
         if stats.connected:
             stats.details.update(self._active.count())
         return stats
+
+    async def eviction(self) -> Eviction:
+        """Whether Redis may drop sessions that live, and how many keys it has dropped. Raises StoreUnavailable."""
+        return await eviction(self._connections.client)
 
     async def ping(self) -> None:
         await self._round_trips.run("PING")

@@ -1,15 +1,20 @@
 """What a worker writes of a record, and the selection of dead letters."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.dead_letters import NotADeadLetter, Place, Selection, decode_dead_letter, session_of
-from schemas.publishing import Position, Record
-from tests.unit.ops.letters import FAILED_AT, consumed, dead_letter, dead_letter_record
+from ops.dead_letters import LostValue, NotADeadLetter, Place, Selection, decode_dead_letter, session_of
+from schemas.publishing import Position, Record, RecordTooLarge
+from store.protocol import Fence
+from tests.unit.ops.letters import FAILED_AT, Kept, consumed, dead_letter, dead_letter_record
+from workers.dead_letters import FIRST_BYTES, DeadLetters
+from workers.records import Assignment, Partition, take
 
 ORIGIN = Position("support.inbound.v1", 3, 17)
 # Senders, too, may have names that begin with dlq.
@@ -94,3 +99,50 @@ def test_a_place_is_read_as_it_is_written() -> None:
     for wrong in ["", "3", "3:", ":17", "3:17:1", "a:b", "-1:2", "3:x"]:
         with pytest.raises(ValueError, match="PARTITION:OFFSET"):
             Place.parse(wrong)
+
+
+def test_a_letter_whose_value_was_not_kept_says_what_is_left_of_it() -> None:
+    record = dead_letter_record(ORIGIN, b"s1", None, [("origin", b"crm")])
+    added = [("dlq.size", b"3000000"), ("dlq.digest", b"sha256:ab"), ("dlq.first_bytes", b'{"te')]
+    letter = decode_dead_letter(consumed(replace(record, headers=[*record.headers, *added]), 0, 0))
+    assert letter.lost_value == LostValue(3_000_000, "sha256:ab", b'{"te')
+    assert letter.headers == [("origin", b"crm")]
+
+
+def test_headers_of_a_sender_make_no_letter_without_value() -> None:
+    headers = [("dlq.size", b"7"), ("dlq.digest", b"mine")]
+    with_value = decode_dead_letter(consumed(dead_letter_record(ORIGIN, b"s1", b"{}", headers), 0, 0))
+    assert (with_value.lost_value, with_value.headers) == (None, headers)
+    without = decode_dead_letter(consumed(dead_letter_record(ORIGIN, b"s1", None, headers), 0, 0))
+    assert (without.lost_value, without.headers) == (None, headers)
+
+
+class Small(Kept):
+    """A dead letter topic that takes no values."""
+
+    async def publish(self, record: Record) -> Position:
+        if record.value:
+            raise RecordTooLarge("over the limit")
+        return await super().publish(record)
+
+
+def test_what_a_worker_writes_in_place_of_a_value_is_read_back() -> None:
+    publisher, value = Small(), b'{"text": "' + b"x" * 500 + b'"}'
+    record = consumed(Record(ORIGIN.topic, b"s1", value, headers=[("dlq.size", b"9")]), 3, 17)
+    taken = take(record, Assignment(Partition(ORIGIN.topic, 3), 1, Fence("partition", 1), 0, ORIGIN.topic), 0.0)
+    failed_at = "2026-11-24T08:30:00.250Z"
+    asyncio.run(
+        DeadLetters(publisher, "dlq").write(taken, reason="lock_lost", error="?", attempts=1, failed_at=failed_at)
+    )
+    letter = decode_dead_letter(consumed(publisher.records[0], 0, 0))
+    assert letter.lost_value == LostValue(len(value), sha256(value).hexdigest(), value[:FIRST_BYTES])
+    assert (letter.key, letter.headers, letter.reason) == (b"s1", [], "lock_lost")
+
+
+@pytest.mark.parametrize(
+    ("told", "place"), [(b"3:17", Place(3, 17)), (b"x", None), (b"\xff", None), (b"1:\xc2\xb2", None)]
+)
+def test_a_letter_that_failed_again_names_the_one_before(told: bytes, place: Place | None) -> None:
+    letter = dead_letter(ORIGIN, b"s1", b"{}", [("dlq.redriven", told)])
+    assert letter.redrive_of == place
+    assert dead_letter(ORIGIN, b"s1", b"{}", []).redrive_of is None

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.dead_letters import DeadLetter, Place, Selection, decode_dead_letter
+from ops.dead_letters import DeadLetter, LostValue, Place, Selection, decode_dead_letter
 from ops.errors import OpsError
+from ops.letter_fates import Fates
 from ops.redrive import NEVER_A_TURN, InOrder, Plan, Redrive, Report, plan_redrive, redriven_record, with_identity
 from schemas.identity import derived_inbound_id
 from schemas.inbound import decode_inbound
@@ -29,6 +30,7 @@ from tests.unit.workers.fakes import FakeRecord, Worker, home
 from workers.errors import TransientError
 
 ALL = Selection()
+NOW_MS = int(FAILED_AT.timestamp() * 1000)
 TEXT = b'{"text": "hello"}'
 OTHER = "crm.tickets"
 PARTITIONS = {TOPICS.inbound: 12, OTHER: 4}
@@ -40,7 +42,11 @@ async def each(letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
 
 
 def plan(letters: Sequence[DeadLetter], selection: Selection = ALL, limit: int | None = None) -> Plan:
-    return asyncio.run(plan_redrive(each(letters), selection, PARTITIONS, limit))
+    return asyncio.run(plan_redrive(each(letters), selection, PARTITIONS, limit, nothing_known))
+
+
+async def nothing_known(fates: Fates) -> None:
+    """No topic has evidence of any letter."""
 
 
 def redrive(letters: Sequence[DeadLetter], publisher: Kept) -> Report:
@@ -233,7 +239,7 @@ async def test_what_is_sealed_goes_back_as_it_is_and_what_lacks_an_id_is_sealed_
         replace(letter(Place(0, 1)), key=None, session_id="s1", value=theirs),
     ]
     readable = [replace(one, value=await keys.open(one.value or b"")) for one in stored]
-    report, planned = Report(), await plan_redrive(each(readable), ALL, PARTITIONS, None)
+    report, planned = Report(), await plan_redrive(each(readable), ALL, PARTITIONS, None, nothing_known)
     publisher = SealingPublisher(kept, keys)
     async for _ in Redrive(publisher, keys, TOPICS.inbound, PARTITIONS).run(each(stored), planned, report):
         pass
@@ -245,5 +251,42 @@ async def test_what_is_sealed_goes_back_as_it_is_and_what_lacks_an_id_is_sealed_
 
 async def test_what_was_erased_stays() -> None:
     gone = [replace(letter(Place(0, 0)), value=b"\x01" + b"x" * 80)]
-    planned = await plan_redrive(each(gone), ALL, PARTITIONS, None)
+    planned = await plan_redrive(each(gone), ALL, PARTITIONS, None, nothing_known)
     assert (planned.letters, dict(planned.skipped)) == ([], {("x", "erased: its session was deleted"): 1})
+
+
+def redriven(of: Place, at: Place) -> DeadLetter:
+    """The letter as which `of` failed again."""
+    return replace(letter(at), headers=[("dlq.redriven", str(of).encode())])
+
+
+async def test_only_letters_that_wait_go_and_the_others_are_counted_with_why() -> None:
+    lost = LostValue(3_000_000, "d", b"{")
+    stored = [
+        *(letter(Place(0, offset)) for offset in range(4)),
+        replace(letter(Place(0, 4)), value=None, lost_value=lost),
+        redriven(Place(0, 0), Place(1, 0)),
+    ]
+
+    async def gather(fates: Fates) -> None:
+        answer = {"type": "turn.completed", "inbound_id": derived_inbound_id(TOPICS.inbound, 0, 1)}
+        fates.reply("s1", orjson.dumps(answer), NOW_MS)
+        fates.inbound([("dlq.redriven", b"0:2")], NOW_MS)
+
+    planned = await plan_redrive(each(stored), ALL, PARTITIONS, 1, gather)
+    assert [one.place for one in planned.letters] == [Place(0, 3)], "the limit counts those that wait"
+    whys = sorted(why for _, why in planned.skipped.elements())
+    assert [why.split(":")[0] for why in whys] == [
+        "answered",
+        "failed again",
+        "has no value, it was too large for the dead letter topic",
+        "sent back before, and not answered yet",
+    ]
+    assert "publish it again from its source" in whys[2]
+
+
+async def test_a_newer_letter_counts_also_where_the_selection_leaves_it_out() -> None:
+    other = replace(redriven(Place(0, 0), Place(1, 0)), reason="internal_error")
+    only = Selection(reasons=frozenset({"x"}))
+    planned = await plan_redrive(each([letter(Place(0, 0)), other]), only, PARTITIONS, None, nothing_known)
+    assert planned.letters == []

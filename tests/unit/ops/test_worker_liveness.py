@@ -40,6 +40,7 @@ def worker(seconds: float, *, kafka: Exception | None = None, store: Exception |
         L1Cache(size=1, ttl_seconds=1),
         lambda: answer(store),
         300.0,
+        lambda: answer(None),
     )
 
 
