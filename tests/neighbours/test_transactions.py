@@ -1,0 +1,155 @@
+"""Records of transactions: answered when they are committed, never when they are aborted, not before their end."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import count
+from uuid import uuid4
+
+from tests.neighbours.java_producer import Batch, End, JavaProducer
+from tests.neighbours.outcomes import (
+    PARTITIONS,
+    Outcomes,
+    Question,
+    assert_verified,
+    health_says,
+    outcomes_of,
+    publish,
+    questions,
+)
+from tests.polling import eventually
+from tests.processes import Pipeline, Process
+
+HELD = 4
+"""The partition in which a transaction stays open."""
+TRANSACTIONS = 20
+"""Of each round, beside plain records."""
+ROUNDS_UNDER_KILLS = 3
+HANGS_MS = 45_000
+"""Longer than health takes to speak up (10 s and 30 s), and the broker looks for hanging ones every 10 s."""
+
+
+def transactional_id() -> str:
+    return f"orders-{uuid4().hex[:8]}"
+
+
+def batch(asked: Sequence[Question], end: End) -> Batch:
+    return Batch([each.outgoing() for each in asked], end)
+
+
+async def test_committed_records_are_answered_aborted_ones_never_and_open_ones_at_their_end(
+    pipeline: Pipeline, java: JavaProducer
+) -> None:
+    pipeline.worker()
+    inbound, ours = pipeline.topics.inbound, transactional_id()
+    committed, aborted = questions("committed", each=3), questions("aborted", each=3)
+    still_open, behind = questions("open", [HELD]), questions("behind", [HELD])
+    batches = [
+        batch(committed, "commit"),
+        batch(aborted, "abort"),
+        batch(still_open, "open"),
+    ]
+    await asyncio.to_thread(java.send, inbound, batches, transactional_id=ours, compression_type="lz4")
+    beside = questions("beside", [n for n in range(PARTITIONS) if n != HELD])
+    await publish(pipeline, [*behind, *beside])
+    async with outcomes_of(pipeline) as outcomes:
+        await outcomes.answers([each.id for each in (*committed, *beside)])
+        held = {each.id for each in (*still_open, *behind)}
+        assert not held & outcomes.answered, "a record was answered whose transaction may still be aborted"
+        await asyncio.to_thread(java.finish, ours, "commit")
+        await outcomes.answers(held)
+        assert_never_answered(outcomes, aborted)
+    found = await assert_verified(pipeline)
+    assert found["answered"] == len(committed) + len(beside) + len(held)
+
+
+async def test_gaps_of_many_transactions_stop_neither_commits_nor_workers_that_take_over(
+    pipeline: Pipeline, java: JavaProducer
+) -> None:
+    """L, D, O, C: a marker takes an offset that no record has; a worker that is killed leaves the next one to begin
+    anywhere among them."""
+    workers = [pipeline.worker(), pipeline.worker()]
+    await asyncio.to_thread(pipeline.ready)
+    names = count()
+    answerable: list[Question] = []
+    aborted: list[Question] = []
+    async with outcomes_of(pipeline) as outcomes:
+        for _ in range(ROUNDS_UNDER_KILLS):
+            commits = [questions(f"commit-{next(names)}", each=2) for _ in range(TRANSACTIONS)]
+            aborts = [questions(f"abort-{next(names)}") for _ in range(TRANSACTIONS // 4)]
+            plain = [questions(f"plain-{next(names)}") for _ in range(4)]
+            sending = asyncio.to_thread(send_mixed, java, pipeline, commits, aborts)
+            round_sent = asyncio.gather(sending, *(publish(pipeline, each) for each in plain))
+            victim = workers.pop(0)
+            await outcomes.answers([each.id for each in plain[0]])
+            victim.server.kill()
+            workers.append(pipeline.worker())
+            await round_sent
+            answerable += [each for some in (*commits, *plain) for each in some]
+            aborted += [each for some in aborts for each in some]
+        await outcomes.answers([each.id for each in answerable])
+        assert_never_answered(outcomes, aborted)
+    found = await assert_verified(pipeline)
+    assert found["answered"] == len(answerable)
+
+
+def send_mixed(
+    java: JavaProducer, pipeline: Pipeline, commits: list[list[Question]], aborts: list[list[Question]]
+) -> None:
+    """Transactions one after the other, every fourth of them followed by one that is aborted."""
+    batches: list[Batch] = []
+    for number, asked in enumerate(commits):
+        batches.append(batch(asked, "commit"))
+        if number % 4 == 3:
+            batches.append(batch(aborts[number // 4], "abort"))
+    java.send(pipeline.topics.inbound, batches, transactional_id=transactional_id())
+
+
+async def test_a_hanging_transaction_holds_its_own_partition_and_health_names_it_until_it_is_over(
+    pipeline: Pipeline, java: JavaProducer
+) -> None:
+    worker = pipeline.worker()
+    await asyncio.to_thread(pipeline.ready)
+    hanging, behind = questions("hanging", [HELD]), questions("behind", [HELD])
+    name = f"{pipeline.topics.inbound}:{HELD}"
+    settings = {"transactional_id": transactional_id(), "transaction_timeout_ms": str(HANGS_MS)}
+    await asyncio.to_thread(java.send, pipeline.topics.inbound, [batch(hanging, "open")], **settings)
+    await publish(pipeline, behind)
+
+    async with outcomes_of(pipeline) as outcomes:
+        beside = questions("beside", [n for n in range(PARTITIONS) if n != HELD])
+        await publish(pipeline, beside)
+        await outcomes.answers([each.id for each in beside])
+        await says(worker, "/health", name, within_s=20)
+        await says(worker, "/health/ready", name, within_s=30, status=503)
+        later = questions("later", [n for n in range(PARTITIONS) if n != HELD])
+        await publish(pipeline, later)
+        await outcomes.answers([each.id for each in later])
+        assert not outcomes.answered & {each.id for each in behind}
+        # The broker ends it.
+        await outcomes.answers([each.id for each in behind], within_s=60)
+        assert_never_answered(outcomes, hanging)
+        await says_nothing(worker, name)
+    await assert_verified(pipeline)
+
+
+async def says(worker: Process, path: str, partition: str, within_s: float, status: int | None = None) -> None:
+    """Returns when the health report names the partition and that it is a transaction."""
+
+    async def named() -> bool:
+        code, problems = await health_says(worker, path)
+        return partition in problems and "transaction" in problems and code == (status or code)
+
+    await eventually(named, f"{path} names {partition} and its transaction", within_s)
+
+
+async def says_nothing(worker: Process, partition: str) -> None:
+    async def ready() -> bool:
+        code, problems = await health_says(worker, "/health/ready")
+        return code == 200 and partition not in problems
+
+    await eventually(ready, "the worker is ready again")
+
+
+def assert_never_answered(outcomes: Outcomes, aborted: list[Question]) -> None:
+    seen = {each.id for each in aborted} & outcomes.replies.keys()
+    assert not seen, f"records of aborted transactions were taken for inbound: {sorted(seen)[:5]}"
