@@ -30,8 +30,8 @@ class StoredBatch:
     is_control: bool
 
     def flip_a_bit(self) -> None:
-        """Changes one bit of its records on the disk; the same again puts it right. The broker must not run: it may
-        have the bytes in memory still."""
+        """Changes one bit of its records on the disk; the same again puts it right. A broker that runs serves what is
+        in the file at once."""
         place = self.position + (_HEADER_BYTES + self.size) // 2
         with self.path.open("r+b") as segment:
             segment.seek(place)
