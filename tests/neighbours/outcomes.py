@@ -1,6 +1,7 @@
 """What became of inbound records: replies and dead letters as they come, and the verdict of `supportstream verify`."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -142,12 +143,17 @@ def headers_of(record: ConsumerRecord) -> dict[str, str]:
 
 
 async def assert_verified(pipeline: Pipeline, wait_s: float = _SETTLED_WITHIN_S) -> dict[str, int]:
-    """L, D, O, U, R and C, by `supportstream verify` once everything is done; what it counted."""
+    """L, D, O, U, R and C, by `supportstream verify` once everything is done; what it counted.
+
+    It must see that everything is done, not give up waiting for it: the commits reach the end of every partition.
+    """
+    began = time.monotonic()
     done = await asyncio.to_thread(pipeline.run, "verify", "--json", "--wait", f"{wait_s:g}")
     assert done.stdout, done.stderr
     found: dict[str, Any] = orjson.loads(done.stdout)
     assert found["ok"], broken(found)
     assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < wait_s, "C: what is committed never came to the end of every partition"
     records: dict[str, int] = found["records"]
     return records
 

@@ -1,7 +1,9 @@
 """Records compressed by Java, librdkafka, kafkajs or the broker are answered, and so is everything beside them."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 
+import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -18,6 +20,14 @@ from tests.processes import Pipeline
 PLAIN_PER_PARTITION = 20
 TOGETHER = 8
 """Records of one session in a batch: alike, so that compressing them makes them smaller."""
+
+
+@pytest.fixture(scope="module")
+def running(new_pipeline: Callable[..., Pipeline]) -> Iterator[Pipeline]:
+    """With a worker. Other tests go on with it."""
+    with new_pipeline(GENERATOR="null") as pipeline:
+        pipeline.worker()
+        yield pipeline
 
 
 def codecs_on_disk(kafka: KafkaServer, pipeline: Pipeline, partition: int) -> set[str]:
@@ -54,23 +64,58 @@ async def test_messages_that_wait_beside_compressed_ones_are_all_answered(
     assert (await assert_verified(pipeline))["answered"] == len(plain) + len(compressed)
 
 
-async def test_what_the_broker_compresses_by_itself_is_answered(pipeline: Pipeline, kafka: KafkaServer) -> None:
-    pipeline.worker()
+async def test_kafkajs_with_gzip_is_answered_wherever_its_partitioner_puts_it(
+    running: Pipeline, kafkajs: KafkajsProducer, kafka: KafkaServer
+) -> None:
+    """Its default partitioner is Java's murmur2, so sessions are at home; that of kafkajs 1 knows other homes."""
+    inbound = running.topics.inbound
     asked: list[Question] = []
-    async with outcomes_of(pipeline) as outcomes:
+    for partitioner in ("default", "java", "legacy"):
+        fresh = questions(f"kafkajs-{partitioner}", each=TOGETHER)
+        found = await asyncio.to_thread(kafkajs.send, inbound, pairs(fresh), gzip=True, partitioner=partitioner)
+        at_home = [partition == each.partition for partition, each in zip(found, fresh, strict=True)]
+        assert all(at_home) if partitioner != "legacy" else not all(at_home)
+        asked += fresh
+    assert "gzip" in codecs_on_disk(kafka, running, 0), "kafkajs compressed nothing"
+    async with outcomes_of(running) as outcomes:
+        await outcomes.answers([each.id for each in asked])
+    await assert_verified(running)
+
+
+async def test_librdkafka_finds_the_home_partition_only_by_murmur2(running: Pipeline, kcat: Kcat) -> None:
+    inbound = running.topics.inbound
+    at_home, elsewhere = questions("murmur2", each=TOGETHER), questions("crc32", each=TOGETHER)
+    await asyncio.to_thread(kcat.send, inbound, pairs(at_home), codec="zstd", partitioner="murmur2_random")
+    await asyncio.to_thread(kcat.send, inbound, pairs(elsewhere), codec="lz4")
+    async with outcomes_of(running) as outcomes:
+        await outcomes.answers([each.id for each in (*at_home, *elsewhere)])
+        stood = {
+            inbound_id: event.source.partition
+            for inbound_id, events in outcomes.replies.items()
+            for event in events
+            if event.source is not None
+        }
+    assert all(stood[each.id] == each.partition for each in at_home)
+    assert not all(stood[each.id] == each.partition for each in elsewhere)
+    await assert_verified(running)
+
+
+async def test_what_the_broker_compresses_by_itself_is_answered(running: Pipeline, kafka: KafkaServer) -> None:
+    asked: list[Question] = []
+    async with outcomes_of(running) as outcomes:
         for codec in CODECS:
-            await compress_on_the_broker(pipeline, codec)
+            await compress_on_the_broker(running, codec)
             fresh = questions(f"broker-{codec}", each=TOGETHER)
 
             async def compressed(codec: Codec = codec, fresh: list[Question] = fresh) -> bool:
-                await publish(pipeline, fresh)
-                return all(codec in codecs_on_disk(kafka, pipeline, n) for n in range(PARTITIONS))
+                await publish(running, fresh)
+                return all(codec in codecs_on_disk(kafka, running, n) for n in range(PARTITIONS))
 
             # The broker learns of its own setting a moment later; the same ids again are duplicates.
             await eventually(compressed, f"the broker compresses with {codec}")
             asked += fresh
         await outcomes.answers([each.id for each in asked])
-    assert (await assert_verified(pipeline))["answered"] == len(asked)
+    await assert_verified(running)
 
 
 async def compress_on_the_broker(pipeline: Pipeline, codec: Codec) -> None:
@@ -84,41 +129,3 @@ async def compress_on_the_broker(pipeline: Pipeline, codec: Codec) -> None:
         await admin.alter_configs([resource])
     finally:
         await admin.close()
-
-
-async def test_kafkajs_with_gzip_is_answered_wherever_its_partitioner_puts_it(
-    pipeline: Pipeline, kafkajs: KafkajsProducer, kafka: KafkaServer
-) -> None:
-    """Its default partitioner is Java's murmur2, so sessions are at home; that of kafkajs 1 knows other homes."""
-    pipeline.worker()
-    inbound = pipeline.topics.inbound
-    asked: list[Question] = []
-    for partitioner in ("default", "java", "legacy"):
-        fresh = questions(f"kafkajs-{partitioner}", each=TOGETHER)
-        found = await asyncio.to_thread(kafkajs.send, inbound, pairs(fresh), gzip=True, partitioner=partitioner)
-        at_home = [partition == each.partition for partition, each in zip(found, fresh, strict=True)]
-        assert all(at_home) if partitioner != "legacy" else not all(at_home)
-        asked += fresh
-    assert "gzip" in codecs_on_disk(kafka, pipeline, 0), "kafkajs compressed nothing"
-    async with outcomes_of(pipeline) as outcomes:
-        await outcomes.answers([each.id for each in asked])
-    assert (await assert_verified(pipeline))["answered"] == len(asked)
-
-
-async def test_librdkafka_finds_the_home_partition_only_by_murmur2(pipeline: Pipeline, kcat: Kcat) -> None:
-    pipeline.worker()
-    inbound = pipeline.topics.inbound
-    at_home, elsewhere = questions("murmur2", each=TOGETHER), questions("crc32", each=TOGETHER)
-    await asyncio.to_thread(kcat.send, inbound, pairs(at_home), codec="zstd", partitioner="murmur2_random")
-    await asyncio.to_thread(kcat.send, inbound, pairs(elsewhere), codec="lz4")
-    async with outcomes_of(pipeline) as outcomes:
-        await outcomes.answers([each.id for each in (*at_home, *elsewhere)])
-        stood = {
-            inbound_id: event.source.partition
-            for inbound_id, events in outcomes.replies.items()
-            for event in events
-            if event.source is not None
-        }
-    assert all(stood[each.id] == each.partition for each in at_home)
-    assert not all(stood[each.id] == each.partition for each in elsewhere)
-    assert (await assert_verified(pipeline))["answered"] == len(at_home) + len(elsewhere)

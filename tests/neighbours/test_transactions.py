@@ -1,9 +1,12 @@
 """Records of transactions: answered when they are committed, never when they are aborted, not before their end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from uuid import uuid4
+
+import pytest
 
 from tests.neighbours.java_producer import Batch, End, JavaProducer
 from tests.neighbours.outcomes import (
@@ -24,7 +27,7 @@ HELD = 4
 TRANSACTIONS = 20
 """Of each round, beside plain records."""
 ROUNDS_UNDER_KILLS = 3
-HANGS_MS = 45_000
+HANGS_MS = 38_000
 """Longer than health takes to speak up (10 s and 30 s), and the broker looks for hanging ones every 10 s."""
 
 
@@ -34,6 +37,29 @@ def transactional_id() -> str:
 
 def batch(asked: Sequence[Question], end: End) -> Batch:
     return Batch([each.outgoing() for each in asked], end)
+
+
+@dataclass(frozen=True)
+class Hanging:
+    """A pipeline one of whose partitions is held by a transaction that its producer never ends."""
+
+    pipeline: Pipeline
+    worker: Process
+    inside: list[Question]
+    behind: list[Question]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hanging(new_pipeline: Callable[..., Pipeline], java: JavaProducer) -> Iterator[Hanging]:
+    """It begins before the other tests, which don't touch it: half a minute passes until all is said of it."""
+    with new_pipeline(GENERATOR="null") as pipeline:
+        worker = pipeline.worker()
+        pipeline.ready()
+        inside, behind = questions("inside", [HELD]), questions("behind", [HELD])
+        settings = {"transactional_id": transactional_id(), "transaction_timeout_ms": str(HANGS_MS)}
+        java.send(pipeline.topics.inbound, [batch(inside, "open")], **settings)
+        asyncio.run(publish(pipeline, behind))
+        yield Hanging(pipeline, worker, inside, behind)
 
 
 async def test_committed_records_are_answered_aborted_ones_never_and_open_ones_at_their_end(
@@ -105,30 +131,25 @@ def send_mixed(
 
 
 async def test_a_hanging_transaction_holds_its_own_partition_and_health_names_it_until_it_is_over(
-    pipeline: Pipeline, java: JavaProducer
+    hanging: Hanging,
 ) -> None:
-    worker = pipeline.worker()
-    await asyncio.to_thread(pipeline.ready)
-    hanging, behind = questions("hanging", [HELD]), questions("behind", [HELD])
+    """P, H."""
+    pipeline, worker = hanging.pipeline, hanging.worker
     name = f"{pipeline.topics.inbound}:{HELD}"
-    settings = {"transactional_id": transactional_id(), "transaction_timeout_ms": str(HANGS_MS)}
-    await asyncio.to_thread(java.send, pipeline.topics.inbound, [batch(hanging, "open")], **settings)
-    await publish(pipeline, behind)
-
     async with outcomes_of(pipeline) as outcomes:
         beside = questions("beside", [n for n in range(PARTITIONS) if n != HELD])
         await publish(pipeline, beside)
         await outcomes.answers([each.id for each in beside])
         await says(worker, "/health", name, within_s=20)
         await says(worker, "/health/ready", name, within_s=30, status=503)
+        assert not outcomes.answered & {each.id for each in hanging.behind}
         later = questions("later", [n for n in range(PARTITIONS) if n != HELD])
         await publish(pipeline, later)
         await outcomes.answers([each.id for each in later])
-        assert not outcomes.answered & {each.id for each in behind}
         # The broker ends it.
-        await outcomes.answers([each.id for each in behind], within_s=60)
-        assert_never_answered(outcomes, hanging)
-        await says_nothing(worker, name)
+        await outcomes.answers([each.id for each in hanging.behind], within_s=60)
+        assert_never_answered(outcomes, hanging.inside)
+    await says_nothing(worker, name)
     await assert_verified(pipeline)
 
 
