@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,13 +158,22 @@ async def assert_verified(pipeline: Pipeline, wait_s: float = _SETTLED_WITHIN_S)
     return records
 
 
-async def health_says(process: Process, path: str = "/health") -> tuple[int, str]:
-    """Status and text of one of the process's health reports, without the list of partitions that it owns."""
+async def health_says(process: Process, path: str = "/health") -> tuple[int, list[str]]:
+    """Status of one of the process's health reports, and every text in it."""
     async with httpx.AsyncClient(timeout=5.0) as client:
         response = await client.get(f"{process.url}{path}")
-    report: dict[str, Any] = response.json()
-    report.pop("partitions", None)
-    return response.status_code, orjson.dumps(report).decode()
+    return response.status_code, list(_texts(response.json()))
+
+
+def _texts(report: object) -> Iterator[str]:
+    if isinstance(report, str):
+        yield report
+    elif isinstance(report, dict):
+        for value in report.values():
+            yield from _texts(value)
+    elif isinstance(report, list):
+        for value in report:
+            yield from _texts(value)
 
 
 async def group_members(pipeline: Pipeline) -> set[str]:

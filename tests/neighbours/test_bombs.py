@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from aiokafka import ConsumerRecord
 
 from tests.neighbours.java_producer import Batch, JavaProducer, Outgoing
@@ -28,6 +29,7 @@ def peak_kib(process: Process) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
+@pytest.mark.alone
 async def test_bombs_are_refused_without_their_value_while_the_worker_stays_small_and_in_its_group(
     pipeline: Pipeline, java: JavaProducer
 ) -> None:
@@ -72,6 +74,8 @@ def assert_refused(letter: ConsumerRecord, first: int, last: int) -> None:
     headers = headers_of(letter)
     assert not letter.value
     assert headers["dlq.reason"] == "too_large_unpacked"
-    assert (int(headers["dlq.offset"]), int(headers["dlq.last_offset"])) == (first, last)
+    assert int(headers["dlq.offset"]) == first
+    # A letter for one record has no last offset of its own.
+    assert int(headers.get("dlq.last_offset", headers["dlq.offset"])) == last
     assert int(headers["dlq.size"]) > 0
     assert len(headers["dlq.digest"]) == 64

@@ -46,6 +46,7 @@ async def test_a_flipped_bit_stops_its_partition_only_and_nothing_of_it_is_skipp
 ) -> None:
     """L, P, C, H: what stands before the broken batch is answered, what follows waits until the disk is right again."""
     inbound = own_pipeline.topics.inbound
+    name = f"{inbound}:{BROKEN}"
     before, broken, behind = (questions(name, [BROKEN], each=3) for name in ("before", "broken", "behind"))
     others = questions("others", OTHERS, each=3)
     for asked in ([*before, *others], broken, behind):
@@ -58,17 +59,17 @@ async def test_a_flipped_bit_stops_its_partition_only_and_nothing_of_it_is_skipp
     worker = own_pipeline.worker()
     async with outcomes_of(own_pipeline) as outcomes:
         await outcomes.answers([each.id for each in (*before, *others)])
-        await names_the_partition(worker, f"{inbound}:{BROKEN}")
+        await names_the_partition(worker, name)
         assert worker.metric(METRIC, topic=inbound, partition=str(BROKEN)) == 1
         assert worker.metric(METRIC) == 1, "the others can be read"
-        assert partitions_in_the_log(worker) == {(inbound, BROKEN)}
+        assert partitions_in_the_log(worker) == {name}
         later = questions("later", OTHERS)
         await publish(own_pipeline, later)
         await outcomes.answers([each.id for each in later])
         held = {each.id for each in (*broken, *behind)}
         assert not held & outcomes.replies.keys()
         assert not outcomes.letters, "a record that can't be read is no dead letter: its bytes may come back"
-        assert (await committed_offsets(own_pipeline))[BROKEN] <= batch.base_offset
+        assert (await committed_offsets(own_pipeline)).get(BROKEN, 0) <= batch.base_offset
 
         batch.flip_a_bit()
         await outcomes.answers(held)
@@ -87,18 +88,19 @@ def batch_with(kafka: KafkaServer, topic: str, offset: int) -> StoredBatch:
     return found
 
 
-def partitions_in_the_log(worker: Process) -> set[tuple[str, int]]:
+def partitions_in_the_log(worker: Process) -> set[str]:
     """Those that the worker logged as unreadable."""
-    lines = map(orjson.loads, worker.server.log_path.read_bytes().splitlines())
-    return {(line["topic"], line["partition"]) for line in lines if line["event"] == "partition_unreadable"}
+    lines = worker.server.log_path.read_bytes().splitlines()
+    events = [orjson.loads(line) for line in lines if line.startswith(b"{")]
+    return {event["partition"] for event in events if event["event"] == "partition_unreadable"}
 
 
 async def names_the_partition(worker: Process, name: str) -> None:
     async def named() -> bool:
         try:
-            status, problems = await health_says(worker, "/health/ready")
+            status, texts = await health_says(worker, "/health/ready")
         except httpx.TransportError:
             return False
-        return status == 503 and name in problems
+        return status == 503 and any(name in text for text in texts)
 
     await eventually(named, f"/health/ready is 503 and names {name}")
