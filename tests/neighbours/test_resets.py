@@ -14,7 +14,7 @@ from ops.local.kafka import KafkaServer
 from ops.local.kafka_config import KafkaNode
 from ops.local.ports import LOOPBACK, free_ports
 from ops.local.redis import RedisServer
-from tests.neighbours.outcomes import PARTITIONS, assert_verified, outcomes_of
+from tests.neighbours.outcomes import PARTITIONS, assert_verified, health_says, outcomes_of
 from tests.neighbours.rest_callers import RestCallers
 from tests.neighbours.rst_proxy import RstProxy, Side
 from tests.polling import eventually
@@ -113,6 +113,9 @@ async def test_every_idle_connection_is_reset_and_the_next_questions_are_answere
     async with callers_of(behind) as callers:
         for towards in Side:
             assert proxy.reset_all(towards) >= 2, "worker and ingress have a connection each"
+            for process in (behind.worker, behind.ingress):
+                assert (await health_says(process))[0] in (200, 503), "a health report fails"
+            proxy.reset_all(towards)
             await callers.ask_once()
 
 
