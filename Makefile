@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make setup     install the project and its pinned dependencies into $(VENV)"
 	@echo "make run       answer questions on this machine (supportstream dev)"
-	@echo "make test      all tests; installs Kafka, Redis, Chromium and kcat first if they are missing;"
+	@echo "make test      all tests; installs Kafka, Redis, Chromium, kcat and kafkajs first if they are missing;"
 	@echo "               TEST_PROCESSES=n shares them out to n processes"
 	@echo "make lint      ruff, mypy, import rules"
 	@echo "make bench     the product beside the hand-written floor, its store, lanes and replay"

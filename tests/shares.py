@@ -19,7 +19,7 @@ from tests.shared_servers import run_directory
 TESTS = Path(__file__).parent
 SHARED_PIPELINES = ("paced_shop", "shop", "quick_pipeline")
 """Fixtures that tests of several files use."""
-LONG_FIRST = ("chaos", "integration/test_whatif_command.py", "integration", "browser", "contract", "unit")
+LONG_FIRST = ("chaos", "neighbours", "integration/test_whatif_command.py", "integration", "browser", "contract", "unit")
 """Folders and files, by how long their tests take."""
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from schemas.frozen import frozen
 from store.errors import StoreUnavailable
@@ -46,8 +46,9 @@ async def server_statistics(client: Any) -> StoreStats:
     except ResponseError as refusal:
         # The server answers, but not to this user, or not to this command.
         return StoreStats("redis", True, {"info_refused": str(refusal)})
-    except (RedisError, RedisClusterException, OSError) as error:
-        return StoreStats("redis", False, {"error": str(error)})
+    except Exception as error:
+        # After a reset uvloop raises RuntimeError, which redis-py passes on.
+        return StoreStats("redis", False, {"error": str(error) or type(error).__name__})
     details: dict[str, str | int | float | bool] = {}
     for name in _SHOWN:
         values = [info[name] for info in infos if name in info]
@@ -66,7 +67,7 @@ async def eviction(client: Any) -> Eviction:
         infos = await _infos(client)
     except ResponseError as refusal:
         return Eviction(not_told=f"Redis refuses INFO: {refusal}")
-    except (RedisError, RedisClusterException, OSError) as error:
+    except Exception as error:
         raise StoreUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
     policies = {str(info["maxmemory_policy"]) for info in infos if "maxmemory_policy" in info}
     evicted = sum(int(info.get("evicted_keys", 0)) for info in infos)
