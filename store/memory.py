@@ -20,6 +20,7 @@ from store.protocol import (
     Fenced,
     FenceKind,
     PushedOut,
+    Restorable,
     RestoreOutcome,
     Stale,
     Stored,
@@ -120,16 +121,15 @@ class MemorySessionStore:
         missing = max(0, entry.session.seq - after_seq)
         return list(entry.events)[-missing:] if missing else []
 
-    async def restore(
-        self,
-        session: SessionData,
-        *,
-        event_id: str,
-        fence: Fence,
-        events: Sequence[bytes],
-        ttl_seconds: float,
-        pushed_out: PushedOut = (),
-    ) -> RestoreOutcome:
+    async def load_whole(self, session_ids: Sequence[str]) -> list[tuple[SessionData | None, Sequence[bytes]]]:
+        entries = [self._live(session_id) for session_id in session_ids]
+        return [(entry.session, list(entry.events)) if entry else (None, ()) for entry in entries]
+
+    async def restore(self, lost: Sequence[Restorable], fence: Fence) -> list[RestoreOutcome]:
+        return [self._restore(each, fence) for each in lost]
+
+    def _restore(self, lost: Restorable, fence: Fence) -> RestoreOutcome:
+        session = lost.session
         entry = self._live(session.session_id)
         if entry is not None:
             if entry.fences.get(fence.kind, 0) > fence.token:
@@ -139,12 +139,12 @@ class MemorySessionStore:
             if entry.session.epoch != session.epoch:
                 entry.earlier_ids.clear()
         else:
-            entry = self._entries[session.session_id] = _Entry(session, event_id, fence.kind, 0.0)
-        entry.session, entry.event_id, entry.writer = session, event_id, fence.kind
+            entry = self._entries[session.session_id] = _Entry(session, lost.event_id, fence.kind, 0.0)
+        entry.session, entry.event_id, entry.writer = session, lost.event_id, fence.kind
         entry.fences[fence.kind] = fence.token
-        entry.expires_at = self._clock() + ttl_seconds
-        entry.events = deque(events, maxlen=RECENT_EVENTS)
-        _remember(entry, pushed_out)
+        entry.expires_at = self._clock() + lost.ttl_seconds
+        entry.events = deque(lost.events, maxlen=RECENT_EVENTS)
+        _remember(entry, lost.pushed_out)
         return Applied()
 
     def ttl_of(self, session: SessionData) -> float:

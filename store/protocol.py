@@ -78,6 +78,19 @@ class StoreStats:
     details: dict[str, str | int | float | bool] = field(default_factory=dict)
 
 
+@frozen()
+class Restorable:
+    """What a store lost of a session: its state, with its newest reply events, oldest first."""
+
+    session: SessionData
+    event_id: str
+    """Of the newest reply event."""
+    events: Sequence[bytes]
+    ttl_seconds: float
+    """How long it shall live from now on."""
+    pushed_out: PushedOut = ()
+
+
 class SessionStore(Protocol):
     """Sessions, each with its newest reply events, for a limited time after their last activity.
 
@@ -124,21 +137,17 @@ class SessionStore(Protocol):
         follow `after_seq`; possibly a few older ones before them."""
         ...
 
-    async def restore(
-        self,
-        session: SessionData,
-        *,
-        event_id: str,
-        fence: Fence,
-        events: Sequence[bytes],
-        ttl_seconds: float,
-        pushed_out: PushedOut = (),
-    ) -> RestoreOutcome:
-        """Puts back what the store lost: `session` with its newest reply `events`, oldest first, for `ttl_seconds`.
+    async def restore(self, lost: Sequence[Restorable], fence: Fence) -> list[RestoreOutcome]:
+        """Puts back what the store lost; per session whether it did. Some hundreds at once share round trips.
 
         `Stale`: the store has this version or a later one. `Fenced`: a later owner has written, and nothing was put
         back.
         """
+        ...
+
+    async def load_whole(self, session_ids: Sequence[str]) -> list[tuple[SessionData | None, Sequence[bytes]]]:
+        """Each session, a tombstone included, with all of its events that are stored. Some hundreds at once share round
+        trips."""
         ...
 
     def ttl_of(self, session: SessionData) -> float:

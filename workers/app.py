@@ -6,7 +6,6 @@ used: it acknowledges too early, loses a batch in which one record can't be deco
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -161,7 +160,8 @@ def broker_for(settings: GroupSettings) -> KafkaBroker:
         consumer_only=True,
         allow_auto_create_topics=False,
         apply_types=False,
-        logger=logging.getLogger("faststream.kafka"),
+        # Its loop, which would have errors to log, does not run: ours logs them.
+        logger=None,
         security=settings.security,
         **settings.connection,
     )

@@ -72,6 +72,6 @@ class LogWentBack(Exception):
     """A partition gives offsets that it gave before: its topic was made anew, or its log lost its end."""
 
     def __init__(self, expected: int, found: int) -> None:
-        super().__init__(f"offset {found} came where {expected} was to follow")
+        super().__init__(f"gave offset {found} where {expected} was to follow")
         self.expected = expected
         self.found = found

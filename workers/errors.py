@@ -33,13 +33,18 @@ class NotOwner(WorkerError):
 
 
 class LogCut(Exception):
-    """A topic ends below what the store has of it: it was created again, or lost its end. A person must decide."""
+    """A topic is not the one that was read before: it was created again, or lost its end. A person must decide."""
 
-    def __init__(self, topic: str, partition: int, end: int, below: int) -> None:
+    def __init__(self, topic: str, partition: int, seen_by: str) -> None:
         super().__init__(
-            f"{topic}:{partition} ends at {end}, but records up to {below} were applied: the topic was created again, "
-            f"or lost its end. What to do: supportstream topics adopt {topic}"
+            f"{topic}:{partition} {seen_by}: the topic was created again, or lost its end. What to do: supportstream "
+            f"topics adopt {topic}"
         )
+
+    @classmethod
+    def ends_below(cls, topic: str, partition: int, end: int, below: int) -> "LogCut":
+        """The log ends at `end`, below what was applied."""
+        return cls(topic, partition, f"ends at {end}, but records up to {below} were applied")
 
 
 class ClientBroken(KafkaError):  # type: ignore[misc]  # aiokafka has no types

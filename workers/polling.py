@@ -187,7 +187,7 @@ class RecordLoop:
         try:
             passed = cursor.take(records)
         except LogWentBack as error:
-            self._refuse(partition, LogCut(*partition, error.found, error.expected))
+            self._refuse(partition, LogCut(*partition, str(error)))
             return
         self._readable(partition)
         if passed.appeared:

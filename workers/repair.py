@@ -4,16 +4,16 @@ A store can lose writes that it had acknowledged: a failover, a flush, an older 
 it still has says up to where it had everything, so reading the topic from there on finds all that is missing, and after
 an ordinary restart next to nothing is to be read. What is newer in the store stays.
 
-Memory is bounded: sessions are folded in a cache, and written to the store as soon as they leave it. A session of which
-events follow later is then read again. Reads and writes of many sessions share round trips.
+Memory is bounded: where the sessions of a repair don't fit, they are divided by the hash of their ids, and the topic is
+read once for each share. So each session is read and written once, and reads and writes of many share round trips.
 """
 
-import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from zlib import crc32
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,7 +25,7 @@ from schemas.partition import home_partition
 from schemas.replies import ReplyEvent, SessionDeleted, decode_reply
 from schemas.sealed import is_sealed
 from schemas.session import RECENT_EVENTS, SessionData, ids_pushed_out
-from store.protocol import Fence, Fenced, SessionStore, Stale
+from store.protocol import Applied, Fence, Fenced, Restorable, SessionStore
 from store.seals import NO_KEYS, Seals
 from workers.errors import LogCut, NotOwner
 from workers.incarnations import Incarnations
@@ -35,8 +35,10 @@ log = structlog.get_logger(__name__)
 
 _BATCH_RECORDS = 2_000
 _POLL_MS = 2_000
-_KEPT_BYTES = 64 * 1024 * 1024
-"""Of events of sessions that are being folded."""
+_KEPT_BYTES = 128 * 1024 * 1024
+"""Of sessions that are folded at once."""
+_HASHES = 2**32
+"""The number of values that the hash of a session's id has."""
 _GROUP = 256
 """Sessions that are written at once."""
 
@@ -91,48 +93,54 @@ class _Rebuilt:
         return 2_000 + sum(map(len, self.events)) + 80 * len(self.pushed_out)
 
 
-class _Folding:
-    """The sessions of one repair, least recently folded first."""
+class _Share:
+    """The sessions that are folded in one reading of the topic: those whose hash is from `begin` up to `end`. It
+    narrows itself when they become too large, and then another share has the rest."""
 
-    def __init__(self) -> None:
-        self._sessions: OrderedDict[str, _Rebuilt] = OrderedDict()
+    def __init__(self, begin: int, kept_bytes: int) -> None:
+        self._begin = begin
+        self._kept_bytes = kept_bytes
+        self.end = _HASHES
+        self._sessions: dict[str, _Rebuilt] = {}
         self._sizes: dict[str, int] = {}
         self._bytes = 0
 
-    def __contains__(self, session_id: str) -> bool:
-        return session_id in self._sessions
+    def __contains__(self, key: bytes) -> bool:
+        """Whether the session with this id belongs here."""
+        return self._begin <= crc32(key) < self.end
+
+    def unknown(self, session_ids: Iterable[str]) -> list[str]:
+        """Those of them that were not added yet."""
+        return sorted(set(session_ids) - self._sessions.keys())
 
     def add(self, session_id: str, rebuilt: _Rebuilt) -> None:
         self._sessions[session_id] = rebuilt
 
     def take(self, event: ReplyEvent, value: bytes) -> None:
-        """Folds an event of a session that is here."""
+        """Folds an event of a session that was added, and drops one of a session that a later share has now."""
         session_id = event.session_id
-        rebuilt = self._sessions[session_id]
+        rebuilt = self._sessions.get(session_id)
+        if rebuilt is None:
+            return
         rebuilt.take(event, value)
-        self._sessions.move_to_end(session_id)
         self._bytes += rebuilt.size - self._sizes.get(session_id, 0)
         self._sizes[session_id] = rebuilt.size
+        if self._bytes > self._kept_bytes:
+            self._narrow()
 
-    def pop_beyond(self, limit_bytes: int) -> list[_Rebuilt]:
-        """Removes and returns the sessions folded longest ago, until the others have `limit_bytes` at most. Those that
-        lack events stay: they can't be written yet."""
-        popped = []
-        for session_id in list(self._sessions):
-            if self._bytes <= limit_bytes:
-                break
-            if not self._sessions[session_id].held:
-                popped.append(self._sessions.pop(session_id))
-                self._bytes -= self._sizes.pop(session_id, 0)
-        return popped
+    def _narrow(self) -> None:
+        self.end = self._begin + max(1, (self.end - self._begin) // 2)
+        for session_id in [each for each in self._sessions if each.encode() not in self]:
+            del self._sessions[session_id]
+            self._bytes -= self._sizes.pop(session_id, 0)
 
     @property
     def lacking(self) -> set[str]:
         """Sessions of which events are here that follow nothing yet."""
         return {session_id for session_id, each in self._sessions.items() if each.held}
 
-    def rest(self) -> list[tuple[str, _Rebuilt]]:
-        return list(self._sessions.items())
+    def sessions(self) -> list[_Rebuilt]:
+        return list(self._sessions.values())
 
 
 class StoreRepair:
@@ -188,16 +196,20 @@ class StoreRepair:
             marks = await self._store.progress([self._mark(number) for number in ends])
             for number in homes & ends.keys():
                 if ends[number] < (mark := marks.get(self._mark(number), 0)):
-                    raise LogCut(self._reply_topic, number, ends[number], mark)
+                    raise LogCut.ends_below(self._reply_topic, number, ends[number], mark)
             starts = {number: max(begins[number], marks.get(self._mark(number), 0)) for number in ends}
-            folding = _Folding()
-            restored = await self._read(consumer, starts, ends, homes, folding, fence)
-            if lacking := folding.lacking:
-                # The store lost whole sessions: only their beginnings can bring them back.
-                restored += await self._read(consumer, begins, ends, homes, folding, fence, only=lacking)
-            for session_id in folding.lacking:
-                log.error("session_not_restorable", session_id=session_id, hint="Its earlier events are not retained.")
-            restored += await self._restore([each for _, each in folding.rest()], fence)
+            restored = begin = 0
+            while begin < _HASHES:
+                share = _Share(begin, _KEPT_BYTES)
+                await self._read(consumer, starts, ends, homes, share)
+                if lacking := share.lacking:
+                    # The store lost whole sessions: only their beginnings can bring them back.
+                    await self._read(consumer, begins, ends, homes, share, only=lacking)
+                for session_id in share.lacking:
+                    hint = "Its earlier events are not retained."
+                    log.error("session_not_restorable", session_id=session_id, hint=hint)
+                restored += await self._restore(share.sessions(), fence)
+                begin = share.end
         finally:
             await consumer.stop()
         await self._store.save_progress({self._mark(number): ends[number] for number in homes if number in ends})
@@ -217,40 +229,38 @@ class StoreRepair:
         starts: dict[int, int],
         ends: dict[int, int],
         homes: set[int],
-        folding: _Folding,
-        fence: Fence,
+        share: _Share,
         only: set[str] | None = None,
-    ) -> int:
-        """Folds the records between `starts` and `ends` of sessions at home in `homes`; of these sessions `only`.
-        Returns how many sessions were written because there was no room for them."""
+    ) -> None:
+        """Folds the records between `starts` and `ends` of sessions at home in `homes`; of these sessions `only`."""
         open_places = {TopicPartition(self._reply_topic, n): ends[n] for n, start in starts.items() if start < ends[n]}
-        restored = 0
         if not open_places:
-            return restored
+            return
         consumer.assign(list(open_places))
         for place in open_places:
             consumer.seek(place, starts[place.partition])
         while open_places:
             batches = await consumer.getmany(*open_places, timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS)
             records = [record for batch in batches.values() for record in batch]
-            await self._fold([record for record in records if self._is_meant(record, homes, only)], folding)
-            restored += await self._restore(folding.pop_beyond(_KEPT_BYTES), fence)
+            await self._fold([record for record in records if self._is_meant(record, homes, share, only)], share)
             for place, end in list(open_places.items()):
                 if await consumer.position(place) >= end:
                     del open_places[place]
-        return restored
 
-    def _is_meant(self, record: Any, homes: set[int], only: set[str] | None) -> bool:
-        """By its key, which is cheap to read; a record without a readable one is nobody's."""
+    def _is_meant(self, record: Any, homes: set[int], share: _Share, only: set[str] | None) -> bool:
+        """By its key, which is cheap to read; a record without a readable one belongs to no session."""
+        key = record.key
+        if key is None or key not in share:
+            return False
         try:
-            session_id = (record.key or b"").decode()
+            session_id = key.decode()
         except UnicodeDecodeError:
             return False
         if only is not None:
             return session_id in only
         return home_partition(session_id, self._partitions()) in homes
 
-    async def _fold(self, records: list[Any], folding: _Folding) -> None:
+    async def _fold(self, records: list[Any], share: _Share) -> None:
         events: list[tuple[ReplyEvent, bytes]] = []
         values = await self._seals.opened([record.value for record in records])
         for record, value in zip(records, values, strict=True):
@@ -261,51 +271,38 @@ class StoreRepair:
                 events.append((decode_reply(value), value))
             except ValidationError as error:
                 log.error("reply_unreadable", partition=record.partition, offset=record.offset, error=str(error))
-        unknown = sorted({event.session_id for event, _ in events if event.session_id not in folding})
+        unknown = share.unknown(event.session_id for event, _ in events)
         for n in range(0, len(unknown), _GROUP):
             group = unknown[n : n + _GROUP]
-            for session_id, rebuilt in zip(group, await asyncio.gather(*map(self._stored, group)), strict=True):
-                folding.add(session_id, rebuilt)
+            for session_id, (session, stored) in zip(group, await self._store.load_whole(group), strict=True):
+                share.add(session_id, _Rebuilt(session, deque(stored, maxlen=RECENT_EVENTS)))
         for event, value in events:
-            folding.take(event, value)
+            share.take(event, value)
             if event.source is not None:
                 self._incarnations.seen(event.source.topic)
 
-    async def _stored(self, session_id: str) -> _Rebuilt:
-        stored = await self._store.load(session_id)
-        events = await self._store.events(session_id) if stored else []
-        return _Rebuilt(stored.session if stored else None, deque(events, maxlen=RECENT_EVENTS))
-
     async def _restore(self, sessions: list[_Rebuilt], fence: Fence) -> int:
         """Writes what was folded; returns how many sessions the store had lacked. Raises NotOwner."""
+        lost = [restorable for each in sessions if each.changed and (restorable := self._restorable(each)) is not None]
         restored = 0
-        changed = [each for each in sessions if each.changed]
-        for n in range(0, len(changed), _GROUP):
-            outcomes = await asyncio.gather(*(self._restore_one(each, fence) for each in changed[n : n + _GROUP]))
-            restored += sum(outcomes)
+        for n in range(0, len(lost), _GROUP):
+            group = lost[n : n + _GROUP]
+            for each, outcome in zip(group, await self._store.restore(group, fence), strict=True):
+                match outcome:
+                    case Fenced(token):
+                        raise NotOwner(each.session.session_id, token)
+                    case Applied():
+                        restored += 1
         return restored
 
-    async def _restore_one(self, rebuilt: _Rebuilt, fence: Fence) -> bool:
+    def _restorable(self, rebuilt: _Rebuilt) -> Restorable | None:
+        """None: it would have expired by now, and stays gone."""
         session = rebuilt.session
         assert session is not None, "what was changed is there"
         left = session.expires_at(self._store.ttl_of(session)) - self._clock()
         if left <= 0:
-            # What would have expired by now stays gone.
-            return False
-        outcome = await self._store.restore(
-            session,
-            event_id=rebuilt.event_id,
-            fence=fence,
-            events=list(rebuilt.events),
-            ttl_seconds=left,
-            pushed_out=rebuilt.pushed_out,
-        )
-        match outcome:
-            case Fenced(token):
-                raise NotOwner(session.session_id, token)
-            case Stale():
-                return False
-        return True
+            return None
+        return Restorable(session, rebuilt.event_id, list(rebuilt.events), left, rebuilt.pushed_out)
 
     def _mark(self, partition: int) -> str:
         return f"{self._incarnations.name(self._reply_topic)}:{partition}"

@@ -222,7 +222,7 @@ class Rights:
         for partition in partitions:
             below = done[partition]
             if ends[partition] < below:
-                granted.refused[partition] = str(LogCut(*partition, ends[partition], below))
+                granted.refused[partition] = str(LogCut.ends_below(*partition, ends[partition], below))
                 continue
             granted.done_below[partition] = below
             granted.read_from[partition] = max(committed.get(partition, 0), begins[partition])

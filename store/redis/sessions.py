@@ -1,5 +1,6 @@
 """Sessions in Redis: one hash and one list each, under one hash tag; each write is one Lua script."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -20,6 +21,7 @@ from store.protocol import (
     Fenced,
     FenceKind,
     PushedOut,
+    Restorable,
     RestoreOutcome,
     Stale,
     Stored,
@@ -28,7 +30,7 @@ from store.protocol import (
 from store.redis.active import ActiveSessions
 from store.redis.connect import RedisConnections
 from store.redis.keys import Keys, digest_of_id
-from store.redis.round_trips import RoundTrips
+from store.redis.round_trips import Command, RoundTrips
 from store.redis.scan import session_id_pages
 from store.redis.scripts import COMMIT_TURN, NEXT_FENCE, RESTORE, SAVE_PROGRESS
 from store.redis.state import open_state
@@ -40,6 +42,8 @@ _INCARNATION = "incarnation"
 _FLUSHED = "Redis was flushed, and lacks acknowledged writes."
 
 
+_GROUP = 256
+"""Commands in one round trip, of those that come in hundreds."""
 _WRITERS: dict[bytes | None, FenceKind] = {b"partition": "partition", b"lock": "lock", b"direct": "direct"}
 
 
@@ -154,43 +158,53 @@ class RedisSessionStore:
         older = sealed[len(sealed) - missing : -1]
         return [*(self._cipher.open(session_id, event) for event in older), newest]
 
-    async def restore(
-        self,
-        session: SessionData,
-        *,
-        event_id: str,
-        fence: Fence,
-        events: Sequence[bytes],
-        ttl_seconds: float,
-        pushed_out: PushedOut = (),
-    ) -> RestoreOutcome:
-        session_id, seal = session.session_id, self._cipher.seal
-        outcome = await self._round_trips.run_script(
-            RESTORE,
-            self._keys_of(session_id),
-            [
-                session.version,
-                fence.kind,
-                fence.token,
-                event_id,
-                seal(session_id, session.to_json()),
-                max(1, int(ttl_seconds * 1000)),
-                self._cipher.key_id,
-                session.epoch,
-                EARLIER_IDS_MS,
-                2 * len(pushed_out),
-                *(part for inbound_id, at_ms in pushed_out for part in (at_ms, digest_of_id(inbound_id))),
-                *(seal(session_id, event) for event in events),
-            ],
+    async def load_whole(self, session_ids: Sequence[str]) -> list[tuple[SessionData | None, Sequence[bytes]]]:
+        commands: list[Command] = []
+        for each in session_ids:
+            commands += [("HGET", self._keys.session(each), "state"), ("LRANGE", self._keys.events(each), 0, -1)]
+        found = await self._in_groups(commands)
+        whole: list[tuple[SessionData | None, Sequence[bytes]]] = []
+        for session_id, state, sealed in zip(session_ids, found[::2], found[1::2], strict=True):
+            if state is None:
+                whole.append((None, ()))
+                continue
+            events = [self._cipher.open(session_id, event) for event in sealed]
+            whole.append((open_state(self._cipher, session_id, state), events))
+        if any(state is None for state in found[::2]):
+            await self._check_incarnation()
+        return whole
+
+    async def restore(self, lost: Sequence[Restorable], fence: Fence) -> list[RestoreOutcome]:
+        outcomes = await self._in_groups([self._restoring(each, fence) for each in lost])
+        return [_restored(outcome) for outcome in outcomes]
+
+    def _restoring(self, lost: Restorable, fence: Fence) -> Command:
+        session, seal = lost.session, self._cipher.seal
+        keys = self._keys_of(session.session_id)
+        return (
+            "EVALSHA",
+            RESTORE.sha,
+            len(keys),
+            *keys,
+            session.version,
+            fence.kind,
+            fence.token,
+            lost.event_id,
+            seal(session.session_id, session.to_json()),
+            max(1, int(lost.ttl_seconds * 1000)),
+            self._cipher.key_id,
+            session.epoch,
+            EARLIER_IDS_MS,
+            2 * len(lost.pushed_out),
+            *(part for inbound_id, at_ms in lost.pushed_out for part in (at_ms, digest_of_id(inbound_id))),
+            *(seal(session.session_id, event) for event in lost.events),
         )
-        match outcome[0]:
-            case b"APPLIED":
-                return Applied()
-            case b"STALE":
-                return Stale(int(outcome[1]))
-            case b"FENCED":
-                return Fenced(int(outcome[1]))
-        raise CorruptSession(f"restore answered {outcome!r}")
+
+    async def _in_groups(self, commands: list[Command]) -> list[Any]:
+        """The responses to many commands, in few round trips."""
+        groups = [commands[n : n + _GROUP] for n in range(0, len(commands), _GROUP)]
+        found = await asyncio.gather(*(self._round_trips.run_group(group) for group in groups))
+        return [response for responses in found for response in responses]
 
     def _keys_of(self, session_id: str) -> list[str]:
         keys = self._keys
@@ -268,3 +282,14 @@ class RedisSessionStore:
         for node in self._lock_nodes:
             await node.aclose()
         await self._connections.close()
+
+
+def _restored(outcome: Any) -> RestoreOutcome:
+    match outcome[0]:
+        case b"APPLIED":
+            return Applied()
+        case b"STALE":
+            return Stale(int(outcome[1]))
+        case b"FENCED":
+            return Fenced(int(outcome[1]))
+    raise CorruptSession(f"restore answered {outcome!r}")

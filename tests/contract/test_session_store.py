@@ -7,7 +7,7 @@ import pytest
 
 from schemas.session import RECENT_EVENTS
 from store.errors import LockTimeout
-from store.protocol import Already, Applied, Fence, Fenced, RestoreOutcome, SessionStore, Stale, Stored
+from store.protocol import Already, Applied, Fence, Fenced, Restorable, RestoreOutcome, SessionStore, Stale, Stored
 from tests.contract.backends import Backend
 from tests.contract.sessions import commit, commit_up_to, increment, reply_of, session, tombstone
 
@@ -240,9 +240,8 @@ async def test_what_was_lost_is_put_back_once_and_never_over_something_newer(sto
     await commit_up_to(store, 1)
 
     async def restore(token: int = 5) -> RestoreOutcome:
-        return await store.restore(
-            lost, event_id="event-s1-3", fence=Fence("partition", token), events=events, ttl_seconds=30.0
-        )
+        [outcome] = await store.restore([Restorable(lost, "event-s1-3", events, 30.0)], Fence("partition", token))
+        return outcome
 
     assert await restore() == Applied()
     assert await store.load("s1") == Stored(lost, "partition")
@@ -260,8 +259,7 @@ async def test_a_restored_session_is_not_written_over_a_later_owner(store: Sessi
     await commit(store, session(), token=9)
     late = session(seq=2)
     fence = Fence("partition", 8)
-    outcome = await store.restore(late, event_id="e", fence=fence, events=[reply_of(late)], ttl_seconds=30.0)
-    assert outcome == Fenced(9)
+    assert await store.restore([Restorable(late, "e", [reply_of(late)], 30.0)], fence) == [Fenced(9)]
     assert await store.get("s1") == session()
 
 

@@ -27,7 +27,7 @@ from schemas.partition import home_partition
 from schemas.replies import SessionDeleted
 from schemas.session import RECENT_EVENTS, SessionData
 from store.errors import StoreUnavailable
-from store.protocol import Fence
+from store.protocol import Applied, Fence, Restorable
 from store.redis import RedisSessionStore
 from store.redis.working_copy import Step, WorkingCopy
 from tests.polling import eventually
@@ -75,13 +75,8 @@ async def put(store: RedisSessionStore, each: Recorded, ttl_seconds: float = TTL
     """As it is when its worker has committed its last turn."""
     assert each.session is not None
     fence = Fence("partition", await store.next_fence())
-    assert await store.restore(
-        each.session,
-        event_id=each.events[-1].id,
-        fence=fence,
-        events=each.values[-RECENT_EVENTS:],
-        ttl_seconds=ttl_seconds,
-    )
+    whole = Restorable(each.session, each.events[-1].id, each.values[-RECENT_EVENTS:], ttl_seconds)
+    assert await store.restore([whole], fence) == [Applied()]
 
 
 async def assert_rebuilt(pipeline: Pipeline, conversations: list[Recorded]) -> None:
