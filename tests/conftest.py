@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from xdist.remote import Producer
 
 from ops.local.kafka import KafkaServer
 from ops.local.redis import RedisServer
@@ -56,8 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # The groups of pytest-xdist itself (`--dist loadgroup`) have no effect with the pytest that is installed.
-def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
-    return GroupScheduling(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
+    return GroupScheduling(config, log)
 
 
 # First, so that the time limit of a test does not count while it waits for others.
