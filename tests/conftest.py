@@ -11,14 +11,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from xdist.remote import Producer
 
 from ops.local.kafka import KafkaServer
 from ops.local.redis import RedisServer
 from tests.chaos.ledger import Collected, seed
-from tests.one_at_a_time import machine_for
+from tests.one_at_a_time import machine
 from tests.processes import Pipeline
 from tests.shared_servers import KeeperProcess, shared_kafka, shared_redis
-from tests.shares import GroupScheduling, share_out
+from tests.shares import GroupScheduling, needs_the_machine, share_out
 from tests.shop import Shop
 
 KEEPER = pytest.StashKey[KeeperProcess]()
@@ -56,14 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # The groups of pytest-xdist itself (`--dist loadgroup`) have no effect with the pytest that is installed.
-def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
-    return GroupScheduling(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
+    return GroupScheduling(config, log)
 
 
 # First, so that the time limit of a test does not count while it waits for others.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    with machine_for(item):
+    with machine(alone=needs_the_machine(item)):
         return (yield)
 
 

@@ -8,15 +8,13 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from tests.shared_servers import run_directory
 
 
 @contextmanager
-def machine_for(item: pytest.Item) -> Iterator[None]:
-    """Waits until the test may run, and keeps those that must not run beside it out."""
+def machine(*, alone: bool) -> Iterator[None]:
+    """Waits until the test may run, and keeps those that must not run beside it waiting."""
     with (run_directory() / "machine.lock").open("a") as lock:
         # Closing the file releases the lock, also when the process dies.
-        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
@@ -35,8 +36,8 @@ def share_out(items: list[pytest.Item]) -> None:
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """Gives the tests of a group to one process, the groups in the order of their first tests."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
         config.option.loadscopereorder = False
         self._groups: dict[str, str] = {}
 

@@ -65,6 +65,7 @@ async def test_an_ingress_is_killed_while_it_brings_back_what_was_missed(experim
 
 
 @pytest.mark.chaos
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 async def test_a_crowd_reconnects_at_once(experiment: NewExperiment) -> None:
     """P: those who talk at the other ingress are answered meanwhile."""

@@ -312,7 +312,8 @@ async def test_a_lock_that_stays_taken_times_out(backend: Backend) -> None:
         with pytest.raises(LockTimeout, match="s1"):
             async with store.lock("s1"):
                 pytest.fail("the lock was given twice")
-    async with store.lock("s1"):
+    # Not by the short lease: on a busy machine it may end before the block does.
+    async with held.lock("s1"):
         pass
 
 

@@ -155,6 +155,11 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     one_line(refusals[word], 2, word)
 
 
+def free_http_ports() -> dict[str, str]:
+    """For commands that must get past listening: others may listen on the ports of the settings' defaults."""
+    return {"API_PORT": str(free_port()), "WORKER_PORT": str(free_port())}
+
+
 def without(pipeline: Pipeline, *names: str) -> dict[str, str]:
     return {name: value for name, value in pipeline.environment().items() if name not in names}
 
@@ -170,7 +175,7 @@ def test_a_process_without_kafka_or_redis_says_which_setting_is_missing(pipeline
 def test_a_server_that_is_not_there_is_one_line(pipeline: Pipeline, command: str, setting: str) -> None:
     nowhere = f"{LOOPBACK}:{free_port()}"
     address = f"redis://{nowhere}/0" if setting == "REDIS_URL" else nowhere
-    settings = {setting: address, "GENERATOR": "null", "KAFKA_SEND_TIMEOUT_SECONDS": "2"}
+    settings = {setting: address, "GENERATOR": "null", "KAFKA_SEND_TIMEOUT_SECONDS": "2", **free_http_ports()}
     began = time.monotonic()
     one_line(pipeline.run(command, **settings), 1)
     assert time.monotonic() - began < 20
@@ -178,7 +183,7 @@ def test_a_server_that_is_not_there_is_one_line(pipeline: Pipeline, command: str
 
 @pytest.mark.parametrize("command", ["ingress", "worker"])
 def test_missing_topics_are_one_line_that_says_how_to_create_them(pipeline: Pipeline, command: str) -> None:
-    settings = {"TOPIC_PREFIX": "nobody.", "GENERATOR": "null", "KAFKA_SEND_TIMEOUT_SECONDS": "2"}
+    settings = {"TOPIC_PREFIX": "nobody.", "GENERATOR": "null", "KAFKA_SEND_TIMEOUT_SECONDS": "2", **free_http_ports()}
     one_line(pipeline.run(command, **settings), 1, "nobody.inbound.v1", "supportstream topics create")
 
 

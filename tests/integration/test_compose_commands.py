@@ -13,7 +13,7 @@ import yaml
 from ops.local.ports import LOOPBACK, free_port
 from ops.local.process import ServerProcess
 from tests.polling import wait_until
-from tests.processes import READY_WITHIN_S, SAMPLES, SUPPORTSTREAM, Pipeline, bare_environment, run_command
+from tests.processes import READY_WITHIN_S, SAMPLES, SUPPORTSTREAM, Pipeline, bare_environment, get, run_command
 
 COMPOSE_FILE = Path(__file__).parents[2] / "compose.yaml"
 SECRET = "a-secret-as-long-as-production-wants-it"
@@ -103,7 +103,7 @@ def ingresses(compose: ComposeFile, tmp_path_factory: pytest.TempPathFactory) ->
 def is_ready(port: int) -> bool:
     """As the health checks of compose.yaml ask."""
     try:
-        return httpx.get(f"http://{LOOPBACK}:{port}/health/ready", timeout=2).status_code == 200
+        return get(f"http://{LOOPBACK}:{port}/health/ready", timeout=2.0).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -114,7 +114,7 @@ def test_a_question_through_each_ingress_is_answered_with_its_source(ingresses: 
 
         def ask(port: int = port) -> dict[str, Any] | None:
             body = {"text": "How do I get my money back?"}
-            response = httpx.post(f"http://{LOOPBACK}:{port}/api/v1/chat", json=body, timeout=30)
+            response = httpx.post(f"http://{LOOPBACK}:{port}/api/v1/chat", json=body, timeout=30, verify=False)
             return dict(response.json()) if response.status_code == 200 else None
 
         answer = wait_until(ask, "an answer")

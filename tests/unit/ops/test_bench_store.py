@@ -19,6 +19,9 @@ from ops.local.redis import RedisServer
 from schemas.fold import evolve
 from schemas.replies import decode_reply
 
+# It measures time, and by how much the memory of the Redis server grows.
+pytestmark = pytest.mark.alone
+
 ROUNDS = 2
 LONG_TURNS = 20
 
