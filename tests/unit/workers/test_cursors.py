@@ -143,7 +143,9 @@ def logs(draw: st.DrawFn) -> list[KafkaRecord]:
 
 @settings(max_examples=300, deadline=None)
 @given(logs(), st.data())
-def test_whatever_a_client_skips_every_record_comes_once_and_in_order(log: list[KafkaRecord], data: st.DataObject) -> None:
+def test_whatever_a_client_skips_every_record_comes_once_and_in_order(
+    log: list[KafkaRecord], data: st.DataObject
+) -> None:
     """L, C: a record that is skipped on one look is found on another; nothing else than a gap is passed."""
     last = log[-1].offset
     faults = data.draw(st.lists(st.sampled_from(log), max_size=10))
@@ -173,7 +175,9 @@ def test_whatever_a_client_skips_every_record_comes_once_and_in_order(log: list[
 
 @settings(max_examples=100, deadline=None)
 @given(logs(), st.data())
-def test_a_client_without_faults_reads_a_gap_twice_and_nothing_more(log: list[KafkaRecord], data: st.DataObject) -> None:
+def test_a_client_without_faults_reads_a_gap_twice_and_nothing_more(
+    log: list[KafkaRecord], data: st.DataObject
+) -> None:
     client, cursor = FaultyClient(log, 3), Cursor(3)
     handed: list[int] = []
     while cursor.next <= log[-1].offset:
