@@ -435,6 +435,8 @@ class Dispatcher:
         try:
             await self._regaining[work]
         finally:
+            # Cancelled: a turn that ends must not be handed a place, and be taken for one that begins.
+            self._lanes.needs_no_place(work)
             self._regaining.pop(work, None)
 
     async def _run(self, work: LaneWork) -> None:
@@ -462,6 +464,7 @@ class Dispatcher:
         must not make the record vanish from its lane, for then its partition would never commit again."""
         while True:
             place = self._places[work] = Place(lambda place, work=work: self._regain(work))  # type: ignore[misc]
+            place.parked = self._lanes.is_parked(work)
             try:
                 await self._run_turn(work.item, place)
                 return

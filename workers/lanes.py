@@ -116,6 +116,15 @@ class Lanes(Generic[P, T]):
         if work in self._parked:
             self._returning.append(work)
 
+    def needs_no_place(self, work: Work[P, T]) -> None:
+        """Ends `wants_place`: the work ends without a place."""
+        if work in self._returning:
+            self._returning.remove(work)
+
+    def is_parked(self, work: Work[P, T]) -> bool:
+        """Whether the work runs without a place."""
+        return work in self._parked
+
     def revoke(self, partition: P) -> list[Work[P, T]]:
         """Drops and returns what waits of `partition`; it will be redelivered to its next owner. What runs goes
         on."""

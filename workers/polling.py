@@ -105,16 +105,12 @@ class RecordLoop:
         self._cursors[partition] = Cursor(offset)
         self._seek(partition, offset)
 
-    def stop(self, partition: Partition) -> None:
-        """Nothing more of `partition` is handed on until it is started again."""
-        self._cursors.pop(partition, None)
-        self._readable(partition)
-        self.hold(partition)
-
     def forget(self, partition: Partition) -> None:
         """The partition is not assigned any more."""
         self._cursors.pop(partition, None)
-        self._readable(partition)
+        if self.unreadable.pop(partition, None) is not None:
+            self._observer.partition_unreadable(*partition, False)
+        self._try_again_at.pop(partition, None)
         self._held.discard(partition)
 
     def hold(self, partition: Partition) -> None:

@@ -97,7 +97,7 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
     def _note_positions(self) -> None:
         """Where partitions begin that nobody sought."""
         assignment = self._subscription.subscription.assignment if self._subscription.subscription else None
-        if assignment is None or len(self._next) >= len(assignment.tps):
+        if assignment is None:
             return
         for place in assignment.tps - self._next.keys():
             state = assignment.state_value(place)

@@ -100,7 +100,7 @@ class Polling:
 
     def _refuse(self, partition: Partition, error: Exception) -> None:
         self.refused.append((partition, error))
-        self.loop.stop(partition)
+        self.loop.hold(partition)
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses += 1
@@ -332,19 +332,6 @@ async def test_records_of_a_partition_that_is_not_read_are_dropped_and_read_agai
         await until(lambda: made.accepted[P0] == [0, 1])
 
 
-async def test_a_partition_that_was_stopped_hands_on_nothing_until_it_is_started_and_released() -> None:
-    async with polling(P0) as made:
-        made.loop.stop(P0)
-        made.consumer.produce(P0, 0, 1)
-        await made.polls()
-        assert made.accepted[P0] == []
-        made.loop.start(P0, 1)
-        await made.polls()
-        assert made.accepted[P0] == [], "the dispatcher holds it still"
-        made.loop.release(P0)
-        await until(lambda: made.accepted[P0] == [1])
-
-
 async def test_a_partition_that_is_held_gives_nothing_until_it_is_released() -> None:
     """P: and another goes on."""
     async with polling(P0, P1) as made:
@@ -387,7 +374,6 @@ async def test_a_partition_that_went_elsewhere_is_neither_sought_nor_paused() ->
         made.loop.start(P0, 5)
         made.loop.hold(P0)
         made.loop.release(P0)
-        made.loop.stop(P0)
         made.loop.forget(P0)
         made.consumer.produce(P1, 0)
         await until(lambda: made.accepted[P1] == [0])
