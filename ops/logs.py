@@ -47,6 +47,16 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     )
 
 
+def quiet_faststream() -> None:
+    """FastStream gives its logger a handler and a level of its own when it is imported. Its lines are to look like all
+    others, and as those of the Kafka client to come only once the process runs."""
+    logger = logging.getLogger("faststream")
+    logger.handlers = []
+    logger.propagate = True
+    logger.setLevel(logging.CRITICAL)
+
+
 def hear_libraries() -> None:
-    """Lets the Kafka client log its own errors, once the process runs."""
-    logging.getLogger("aiokafka").setLevel(max(logging.WARNING, logging.getLogger().level))
+    """Lets the Kafka client and FastStream log their own errors, once the process runs."""
+    for name in ("aiokafka", "faststream"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -17,6 +17,7 @@ from ops.kafka.connection import KafkaConnection
 from ops.kafka.group_members import explain_group_error
 from ops.kafka.topic_limits import topic_limits
 from ops.kafka.topics import TopicAdmin
+from ops.logs import quiet_faststream
 from ops.metrics import Metrics
 from ops.processes.group_watch import GroupWatch, members_of
 from ops.processes.key_upkeep import keys_kept_up
@@ -102,6 +103,7 @@ async def running_worker(
     Raises:
         OpsError: the broker, a topic, the store or the model is missing.
     """
+    quiet_faststream()
     topics = wiring.topic_names(settings)
     kafka = wiring.publisher(settings, connection, max_record_bytes=worker_wiring.WORKER_RECORD_BYTES)
     group = worker_wiring.group_settings(settings, connection)

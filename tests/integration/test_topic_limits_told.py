@@ -12,8 +12,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from tests.processes import Pipeline
 
-WITHOUT_CODECS = "import sys; sys.modules['cramjam'] = None; from ops.cli import main; main()"
-"""`supportstream` as it is where cramjam is not installed."""
+WITHOUT_CODECS = "from aiokafka import codec; codec.cramjam = None; from ops.cli import main; main()"
+"""`supportstream` where aiokafka has found no cramjam."""
 
 
 @pytest.fixture(scope="module")
