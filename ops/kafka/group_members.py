@@ -14,6 +14,8 @@ from ops.settings import Settings
 
 REMIND_SECONDS = 600.0
 TWIN_WITHIN_SECONDS = 60.0
+MOST_EXPIRIES = 3
+"""A member whose session expires gets another id: at most so often in as many session timeouts."""
 _UUID_LENGTH = 36
 _SHOWN_MEMBERS = 3
 _FENCED_INSTANCE_ID = 82
@@ -93,36 +95,47 @@ class Twin(Enum):
 class InstanceTwin:
     """Looks for another worker with our instance id.
 
-    Kafka has one member for each instance id: a worker that joins with it replaces the member before. That happens once
-    when a worker is restarted, and again and again while two run. So a twin is one that was seen under two member ids
-    that are not ours, within `TWIN_WITHIN_SECONDS`. Kafka does not say which of the two was first. The worker that has
-    just started takes itself for the later one.
+    Kafka has one member for each instance id: a worker that joins with it replaces the member before, and the replaced
+    one joins again when its next heartbeat fails, under another member id. So there is a twin where within some time
+
+    - two member ids that are not ours were seen in our place: a worker that is restarted leaves one; or
+    - ours has changed more often than it can by session timeouts alone. Of two that heartbeat in step, one hardly ever
+      sees the other.
+
+    Kafka does not say which of the two was first. The worker that has just started takes itself for the later one.
     """
 
-    def __init__(self, instance_id: str | None, client_id: str) -> None:
+    def __init__(self, instance_id: str | None, client_id: str, session_timeout_seconds: float) -> None:
         # The member ids of workers without an instance id begin with the client id, and would look like twins.
         self._instance_id = None if instance_id == client_id else instance_id
-        self._seen: dict[str, float] = {}
+        self._changes_within = max(MOST_EXPIRIES * session_timeout_seconds, 10.0)
+        self._others: dict[str, float] = {}
+        self._ours = ""
+        self._changed: list[float] = []
         self._we_just_came = False
 
     def look(self, members: Sequence[GroupMember], ours: str, now: float, *, just_started: bool) -> Twin:
         """`ours` is the member id that this worker has; empty: it has none at the moment."""
-        seen = {name: at for name, at in self._seen.items() if now <= at + TWIN_WITHIN_SECONDS}
+        suspected = self.suspected
+        self._others = {name: at for name, at in self._others.items() if now <= at + TWIN_WITHIN_SECONDS}
+        self._changed = [at for at in self._changed if now <= at + self._changes_within]
         if self._instance_id is not None and ours:
             for each in members:
                 if each.member_id != ours and _instance_of(each.member_id) == self._instance_id:
-                    seen[each.member_id] = now
-        if seen and not self._seen:
+                    self._others[each.member_id] = now
+            if self._ours and ours != self._ours:
+                self._changed.append(now)
+            self._ours = ours
+        if self.suspected and not suspected:
             self._we_just_came = just_started
-        self._seen = seen
-        if len(seen) < 2:
+        if len(self._others) < 2 and len(self._changed) <= MOST_EXPIRIES:
             return Twin.NONE
         return Twin.WAS_FIRST if self._we_just_came else Twin.IS_NEWER
 
     @property
     def suspected(self) -> bool:
         """Worth another look soon."""
-        return bool(self._seen)
+        return bool(self._others or self._changed)
 
 
 def instance_taken(instance_id: str) -> str:

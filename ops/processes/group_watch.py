@@ -58,7 +58,7 @@ class GroupWatch:
         self._every_seconds = every_seconds
         self._soon_seconds = soon_seconds
         self._foreign = ForeignMembers(settings.consumer_group, client_id)
-        self._instance = InstanceTwin(settings.worker_instance_id, client_id)
+        self._instance = InstanceTwin(settings.worker_instance_id, client_id, settings.worker_session_timeout_ms / 1000)
         self._twin = Twin.NONE
 
     @property

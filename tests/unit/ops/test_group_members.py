@@ -11,6 +11,7 @@ from structlog.typing import EventDict
 
 from ops.errors import OpsError
 from ops.kafka.group_members import (
+    MOST_EXPIRIES,
     REMIND_SECONDS,
     TWIN_WITHIN_SECONDS,
     Change,
@@ -96,6 +97,7 @@ def ours(number: int) -> GroupMember:
 
 
 MINE = ours(0).member_id
+SESSION_SECONDS = 10.0
 
 
 def looks_of(twin: InstanceTwin, *holders: int, just_started: bool = True) -> list[Twin]:
@@ -107,36 +109,54 @@ def looks_of(twin: InstanceTwin, *holders: int, just_started: bool = True) -> li
 
 
 def test_a_twin_is_one_that_takes_our_place_twice() -> None:
-    once = InstanceTwin("w-1", CLIENT_ID)
+    once = InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS)
     assert set(looks_of(once, 0, 1, 1, 0, 0, 1)) == {Twin.NONE}, "it may have ended since"
     assert once.suspected
-    assert looks_of(InstanceTwin("w-1", CLIENT_ID), 0, 1, 0, 2)[-1] is Twin.WAS_FIRST
+    assert looks_of(InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS), 0, 1, 0, 2)[-1] is Twin.WAS_FIRST
 
 
 def test_the_worker_that_was_at_work_when_the_twin_came_stays() -> None:
-    twin = InstanceTwin("w-1", CLIENT_ID)
+    twin = InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS)
     assert looks_of(twin, 0, 0, just_started=True) == [Twin.NONE] * 2
     assert looks_of(twin, 1, 0, 2, just_started=False)[-1] is Twin.IS_NEWER
 
 
+def changing(every_seconds: float, times: int) -> list[Twin]:
+    """What a worker finds that has its own place at each look, and each time another member id than before."""
+    twin = InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS)
+    return [
+        twin.look([ours(number)], ours(number).member_id, number * every_seconds, just_started=True)
+        for number in range(times)
+    ]
+
+
+def test_a_worker_that_never_sees_its_twin_knows_it_by_its_own_changing_id() -> None:
+    assert changing(2.5, 2 + MOST_EXPIRIES)[-1] is Twin.WAS_FIRST
+    assert set(changing(2.5, 1 + MOST_EXPIRIES)) == {Twin.NONE}
+
+
+def test_a_worker_whose_session_expires_again_and_again_has_no_twin() -> None:
+    assert set(changing(SESSION_SECONDS + 0.1, 50)) == {Twin.NONE}
+
+
 def test_what_is_long_ago_or_before_we_joined_is_no_twin() -> None:
-    twin = InstanceTwin("w-1", CLIENT_ID)
+    twin = InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS)
     assert twin.look([ours(1)], MINE, 0.0, just_started=True) is Twin.NONE
     assert twin.look([ours(2)], MINE, TWIN_WITHIN_SECONDS + 1.0, just_started=True) is Twin.NONE
-    joining = InstanceTwin("w-1", CLIENT_ID)
+    joining = InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS)
     assert {joining.look([ours(n)], "", 1.0, just_started=True) for n in range(5)} == {Twin.NONE}
     assert not joining.suspected
 
 
 @pytest.mark.parametrize("instance", [None, CLIENT_ID])
 def test_workers_without_an_instance_id_are_never_twins(instance: str | None) -> None:
-    twin = InstanceTwin(instance, CLIENT_ID)
+    twin = InstanceTwin(instance, CLIENT_ID, SESSION_SECONDS)
     every = [member(number=number) for number in range(5)]
     assert twin.look(every, member(number=9).member_id, 1.0, just_started=True) is Twin.NONE
 
 
 def test_an_id_that_only_begins_alike_is_another_worker() -> None:
-    twin = InstanceTwin("w-1", CLIENT_ID)
+    twin = InstanceTwin("w-1", CLIENT_ID, SESSION_SECONDS)
     alike = [GroupMember(f"w-1-{name}-{uuid4()}", CLIENT_ID, "10.0.0.7") for name in ("a", "b", "c")]
     assert twin.look([*alike, ours(0)], MINE, 1.0, just_started=True) is Twin.NONE
     assert not twin.suspected
