@@ -13,6 +13,9 @@ MAX_KEY_BYTES = 512
 FIRST_BYTES = 64
 """Of a value that is left out, for a person to recognise it by."""
 
+KEPT_HEADERS = ("ce_id", "dlq.redriven")
+"""Of the record, in a letter without its value: its inbound id, and the letter that it was sent back from."""
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -49,9 +52,10 @@ class DeadLetters:
         record = taken.record
         key = record.key if record.key is not None and len(record.key) <= MAX_KEY_BYTES else None
         headers = [*about, *self._about_value(record)]
-        named = header(record.headers, "ce_id")
-        if named is not None and len(named) <= MAX_KEY_BYTES:
-            headers.append(("ce_id", named))
+        for name in KEPT_HEADERS:
+            value = header(record.headers, name)
+            if value is not None and len(value) <= MAX_KEY_BYTES:
+                headers.append((name, value))
         try:
             await self._publisher.publish(Record(self._topic, key, None if key else b"", headers=headers))
         except RecordTooLarge as error:
