@@ -162,7 +162,10 @@ class Rig:
         drain: float = 0.0,
         queue_drain: float = 60.0,
         repair: FakeRepair | None = None,
+        concurrency: int = 8,
+        run_turn: Callable[[Taken, Place], Awaitable[None]] | None = None,
     ) -> None:
+        """`run_turn`: in place of turns that end when told to."""
         self.consumer = FakeConsumer()
         self.turns = ManualTurns()
         self.store = store or MemorySessionStore(ttl_seconds=60)
@@ -174,9 +177,9 @@ class Rig:
         self.observer = Lost()
         self.running_when_settled: list[int] = []
         self.made.append(self)
-        run_turn: Callable[[Taken, Place], Awaitable[None]] = self.turns
+        turns: Callable[[Taken, Place], Awaitable[None]] = run_turn or self.turns
         self.dispatcher = Dispatcher(
-            run_turn=run_turn,
+            run_turn=turns,
             store=self.store,
             l1=self.l1,
             cancellations=self.cancellations,
@@ -188,7 +191,7 @@ class Rig:
             settle_publishing=self.settle_publishing,
             observer=self.observer,
             settings=DispatchSettings(
-                concurrency=8,
+                concurrency=concurrency,
                 max_open_per_partition=max_open,
                 drain_timeout=drain,
                 queue_drain_timeout=queue_drain,
