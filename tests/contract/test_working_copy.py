@@ -6,11 +6,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from schemas.session import RECENT_EVENTS, SessionData
+from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData
 from store.encryption import PlainText
-from store.protocol import Applied, SessionStore, Stored
+from store.protocol import Answered, Applied, Fence, SessionStore, Stored
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
+from store.redis.keys import Keys
 from store.redis.working_copy import Folded, Step, WorkingCopy
 from tests.contract.conftest import tls_settings
 from tests.contract.sessions import commit, commit_up_to, reply_of
@@ -173,6 +174,127 @@ async def test_what_is_live_and_not_later_than_the_copy_is_replaced(
     assert await copy.switch([(made, 60.0)]) == 1
     assert await live.load("s1") == Stored(made, "partition")
     assert await live.events("s1") == [reply_of(made)]
+
+
+def earlier_ids(prefix: str) -> str:
+    """The key of the ids that left the session's own list."""
+    return Keys(prefix).earlier_ids("s1")
+
+
+async def pushing_out(store: SessionStore, after: SessionData, *inbound_ids: str) -> SessionData:
+    """Commits `after`, which pushes out these ids."""
+    outcome = await store.commit_turn(
+        after,
+        expected_version=after.version - 1,
+        event_id=f"event-{after.version}",
+        fence=Fence("partition", 1),
+        reply=reply_of(after),
+        pushed_out=[(each, 1_767_323_045_678) for each in inbound_ids],
+    )
+    assert outcome == Applied()
+    return after
+
+
+async def is_answered(store: SessionStore, before: SessionData, inbound_id: str) -> bool:
+    """Whether a turn that follows `before` and answers this id is refused. One that is not is written."""
+    after = live_session(seq=before.seq + 1, epoch=before.epoch)
+    outcome = await store.commit_turn(
+        after,
+        expected_version=before.version,
+        event_id=f"event-{inbound_id}",
+        fence=Fence("partition", 1),
+        reply=reply_of(after),
+        answers=inbound_id,
+    )
+    assert outcome in (Applied(), Answered())
+    return outcome == Answered()
+
+
+async def rebuilt_with(copy: WorkingCopy, session: SessionData, *inbound_ids: str) -> SessionData:
+    """As `rebuilt`; these ids left the session's own list on the way."""
+    after = Folded(session, f"event-{session.session_id}-{session.version}")
+    pushed_out = [(each, 1_767_323_045_678) for each in inbound_ids]
+    [written] = await copy.write([Step(Folded(None), after, [reply_of(session)], anew=True, pushed_out=pushed_out)])
+    assert written
+    return session
+
+
+async def test_the_switch_keeps_the_ids_that_are_live_and_adds_those_that_were_rebuilt(
+    new_copy: NewCopy, live: SessionStore
+) -> None:
+    """D"""
+    copy = new_copy()
+    await pushing_out(live, live_session())
+    await pushing_out(live, live_session(seq=2), "live")
+    made = await rebuilt_with(copy, live_session(seq=2), "rebuilt")
+    assert await copy.switch([(made, 60.0)]) == 1
+    for inbound_id in ("live", "rebuilt"):
+        assert await is_answered(live, made, inbound_id), inbound_id
+    assert not await is_answered(live, made, "new")
+
+
+async def test_a_session_that_was_lost_has_its_ids_again_after_the_switch(
+    new_copy: NewCopy, live: SessionStore
+) -> None:
+    """D"""
+    copy = new_copy()
+    made = await rebuilt_with(copy, live_session(seq=40), *(f"m{n}" for n in range(8)))
+    assert await copy.switch([(made, 60.0)]) == 1
+    for n in range(8):
+        assert await is_answered(live, made, f"m{n}"), n
+
+
+async def test_the_switch_to_a_later_life_forgets_the_ids_that_are_live(new_copy: NewCopy, live: SessionStore) -> None:
+    """L"""
+    copy = new_copy()
+    await pushing_out(live, live_session())
+    await pushing_out(live, live_session(seq=2), "earlier life")
+    made = await rebuilt_with(copy, live_session(seq=3, epoch=2_000), "later life")
+    assert await copy.switch([(made, 60.0)]) == 1
+    assert await is_answered(live, made, "later life")
+    assert not await is_answered(live, made, "earlier life")
+
+
+async def test_ids_of_a_step_that_another_writer_took_are_remembered_all_the_same(
+    new_copy: NewCopy, live: SessionStore
+) -> None:
+    """D: that an id was answered stays true."""
+    made = await rebuilt_with(new_copy(), live_session(seq=2), "first")
+    late = Step(Folded(None), Folded(made, "event"), [reply_of(made)], anew=True, pushed_out=[("second", 1)])
+    copy = new_copy()
+    assert await copy.write([late]) == [False]
+    assert await copy.switch([(made, 60.0)]) == 1
+    for inbound_id in ("first", "second"):
+        assert await is_answered(live, made, inbound_id), inbound_id
+
+
+async def test_ids_end_by_themselves_a_day_after_the_last_one(
+    new_copy: NewCopy, live: SessionStore, settings: RedisSettings, redis_prefix: str
+) -> None:
+    """A session that is never written again leaves nothing behind."""
+    connections = connect(settings)
+    key = earlier_ids(redis_prefix)
+    await pushing_out(live, live_session())
+    await pushing_out(live, live_session(seq=2), "m0")
+    assert EARLIER_IDS_MS - 60_000 < await connections.client.pttl(key) <= EARLIER_IDS_MS
+    await connections.client.pexpire(key, 1_000)
+    after = live_session(seq=3)
+    await live.restore(
+        after,
+        event_id="e",
+        fence=Fence("partition", 1),
+        events=[reply_of(after)],
+        ttl_seconds=30.0,
+        pushed_out=[("m1", 1)],
+    )
+    assert EARLIER_IDS_MS - 60_000 < await connections.client.pttl(key) <= EARLIER_IDS_MS
+    await connections.client.pexpire(key, 1_000)
+    copy = new_copy()
+    made = await rebuilt_with(copy, live_session(seq=4), "m2")
+    assert 0 < await connections.client.pttl(earlier_ids(f"{redis_prefix}replay:2:x:")) <= 60_000
+    assert await copy.switch([(made, 60.0)]) == 1
+    assert EARLIER_IDS_MS - 60_000 < await connections.client.pttl(key) <= EARLIER_IDS_MS
+    await connections.close()
 
 
 async def test_a_session_that_was_written_since_it_was_looked_at_is_not_removed(

@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import orjson
 
@@ -212,7 +213,7 @@ class Clock:
 
     def __call__(self) -> Moment:
         self.ms += 1_000
-        return Moment(self.ms, f"2026-01-02T03:{self.ms // 60_000 % 60:02}:{self.ms // 1_000 % 60:02}.000Z")
+        return Moment(self.ms, f"{datetime.fromtimestamp(self.ms / 1_000, UTC):%Y-%m-%dT%H:%M:%S}.000Z")
 
 
 class Worker:

@@ -282,6 +282,31 @@ async def test_a_turn_that_gave_its_place_away_works_only_when_it_has_one_again(
     steps.works["b1"].set()
 
 
+async def test_a_turn_that_got_a_place_back_works_on_and_gives_it_away_again(idle_soon: None) -> None:
+    """L: as one that is tried again."""
+    rounds: list[str] = []
+    answers = [asyncio.Event() for _ in range(3)]
+
+    async def turn(taken: Taken, place: Place) -> None:
+        for answer in answers if taken.session_id == "a" else [answers[2]]:
+            await answer.wait()
+            await place.work()
+            await place.work()
+            rounds.append(f"{taken.session_id}")
+            place.wait()
+
+    rig = Rig(concurrency=1, run_turn=turn)
+    rig.consumer.produce(P0, "a", "b")
+    await rig.assign(P0)
+    rig.feed(P0)
+    for n, answer in enumerate(answers):
+        await until(lambda: bool(rig.dispatcher._lanes.running() - rig.dispatcher._lanes.holding_places))
+        answer.set()
+        await until(lambda n=n: rounds.count("a") == n + 1)  # type: ignore[misc]
+    await until(lambda: not rig.dispatcher._tasks)
+    assert rounds.count("b") == 1
+
+
 async def test_a_turn_that_works_keeps_its_place_however_long_it_takes(idle_soon: None) -> None:
     """P: only one that waits gives it away."""
     _, steps = await stepping("a", "b", "c", "d")

@@ -1,18 +1,28 @@
 """What the store lost comes back from the reply topic, and nothing else happens to it (R)."""
 
+import asyncio
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from schemas.fold import evolve
+from schemas.partition import home_partition
 from schemas.publishing import Record
+from schemas.replies import ReplyEvent, encode_reply
 from schemas.sealed import is_sealed
+from schemas.session import RECENT_IDS, SessionData
 from store.memory import MemorySessionStore
-from store.protocol import Fence, SessionStore
+from store.protocol import Fence, RestoreOutcome, SessionStore
 from store.seals import NO_KEYS, Seals
 from tests.contract.keys import System
+from tests.unit.schemas.events import conversations as drawn_conversations
 from tests.unit.workers.fakes import PARTITIONS, TOPICS, Worker, home, inbound
+from workers import repair as repair_module
 from workers.errors import NotOwner
 from workers.incarnations import Incarnations
 from workers.records import Partition
@@ -265,3 +275,87 @@ async def test_whoever_notices_that_the_store_forgot_trusts_no_index_either() ->
     system.time.now += 301
     await repair_of(empty, ReplyLog(worker.publisher.of(TOPICS.replies)), seals=keys)[0].run(ALL, LATER)
     await assert_equal(empty, worker.store)
+
+
+def earlier_ids(store: MemorySessionStore) -> dict[str, dict[str, int]]:
+    """Per session that lives, the ids that are remembered beside it."""
+    return {session_id: entry.earlier_ids for session_id, entry in store._entries.items() if not entry.session.deleted}
+
+
+async def repaired(records: list[Record], *, kept_bytes: int) -> tuple[MemorySessionStore, int]:
+    """An empty store, repaired with so much room for sessions that are folded; and how often one was written."""
+
+    class Written(MemorySessionStore):
+        restores = 0
+
+        async def restore(self, session: SessionData, **arguments: Any) -> RestoreOutcome:
+            self.restores += 1
+            return await super().restore(session, **arguments)
+
+    store = Written(ttl_seconds=3_600 * 24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repair_module, "_KEPT_BYTES", kept_bytes)
+        await repair_of(store, ReplyLog(records))[0].run(ALL, LATER)
+    return store, store.restores
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(drawn_conversations(), min_size=1, max_size=5), st.sampled_from([0, 3_000, 6_000]))
+def test_a_repair_with_little_room_gives_what_one_with_much_gives(
+    drawn: list[list[ReplyEvent]], kept_bytes: int
+) -> None:
+    """R: sessions are written in between, and read again when events of them follow."""
+    events = [replace(event, session_id=f"s{n}") for n, each in enumerate(drawn) for event in each]
+    # Turn by turn, as the topic has them.
+    events.sort(key=lambda event: event.version)
+    records = [
+        Record(
+            TOPICS.replies,
+            event.session_id.encode(),
+            encode_reply(event),
+            home_partition(event.session_id, PARTITIONS),
+        )
+        for event in events
+    ]
+
+    async def both() -> None:
+        roomy, _ = await repaired(records, kept_bytes=2**30)
+        narrow, _ = await repaired(records, kept_bytes=kept_bytes)
+        await assert_equal(narrow, roomy)
+        assert earlier_ids(narrow) == earlier_ids(roomy)
+        for n, each in enumerate(drawn):
+            state: SessionData | None = None
+            for event in each:
+                state = evolve(state, replace(event, session_id=f"s{n}"))
+            stored = await narrow.load(f"s{n}")
+            assert (stored and stored.session) == state
+
+    asyncio.run(both())
+
+
+async def test_a_long_conversation_is_put_back_with_little_room_and_so_are_its_ids() -> None:
+    """R, D: written again and again on the way, and every id that left the session's own list is there."""
+    worker = Worker()
+    worker.clock.ms = int(NOW * 1000) - 3_600_000
+    for n in range(100):
+        for session_id in ("s1", "s2"):
+            await worker.run(inbound(session_id, n, id=f"m{n}", text="Hello"))
+    store, restores = await repaired(worker.publisher.of(TOPICS.replies), kept_bytes=0)
+    assert restores > 20, "it was not written in between"
+    await assert_equal(store, worker.store)
+    assert isinstance(worker.store, MemorySessionStore)
+    assert earlier_ids(store) == earlier_ids(worker.store)
+    assert len(earlier_ids(store)["s1"]) == 100 - RECENT_IDS
+
+
+async def test_a_session_that_lacks_events_is_not_written_before_it_has_them() -> None:
+    """R: what was read of it follows nothing yet, and would be lost."""
+    worker = await conversations(turns=3)
+    await repair_of(worker.store, ReplyLog(worker.publisher.of(TOPICS.replies)))[0].run(ALL, LATER)
+    replica = copied(worker.store)
+    await worker.run(*(inbound("s3", 50 + n, id=f"late{n}", text="Lost") for n in range(5)))
+    del replica._entries["s3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repair_module, "_KEPT_BYTES", 0)
+        await repair_of(replica, ReplyLog(worker.publisher.of(TOPICS.replies)))[0].run(ALL, LATER)
+    await assert_equal(replica, worker.store)
