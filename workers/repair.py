@@ -125,7 +125,7 @@ class _Share:
         rebuilt.take(event, value)
         self._bytes += rebuilt.size - self._sizes.get(session_id, 0)
         self._sizes[session_id] = rebuilt.size
-        if self._bytes > self._kept_bytes:
+        if self._bytes > self._kept_bytes and len(self._sessions) > 1:
             self._narrow()
 
     def _narrow(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData
-from store.protocol import Answered, Applied, CommitOutcome, Fence, Fenced, PushedOut, SessionStore, Stale
+from store.protocol import Answered, Applied, CommitOutcome, Fence, Fenced, PushedOut, Restorable, SessionStore, Stale
 from tests.contract.sessions import AT, reply_of, session, tombstone
 
 DAY = EARLIER_IDS_MS
@@ -142,15 +142,9 @@ async def test_a_life_that_begins_over_another_forgets_its_ids(store: SessionSto
 
 
 async def restore(store: SessionStore, after: SessionData, *pushed_out: tuple[str, int]) -> None:
-    outcome = await store.restore(
-        after,
-        event_id=f"event-{after.session_id}-{after.epoch}-{after.version}",
-        fence=Fence("partition", 1),
-        events=[reply_of(after)],
-        ttl_seconds=30.0,
-        pushed_out=pushed_out,
-    )
-    assert outcome == Applied()
+    event_id = f"event-{after.session_id}-{after.epoch}-{after.version}"
+    lost = Restorable(after, event_id, [reply_of(after)], 30.0, pushed_out)
+    assert await store.restore([lost], Fence("partition", 1)) == [Applied()]
 
 
 async def test_a_session_that_is_put_back_has_its_ids(store: SessionStore) -> None:

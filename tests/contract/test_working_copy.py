@@ -8,7 +8,7 @@ import pytest
 
 from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData
 from store.encryption import PlainText
-from store.protocol import Answered, Applied, Fence, SessionStore, Stored
+from store.protocol import Answered, Applied, Fence, Restorable, SessionStore, Stored
 from store.redis import RedisSessionStore
 from store.redis.connect import RedisSettings, connect
 from store.redis.keys import Keys
@@ -279,14 +279,7 @@ async def test_ids_end_by_themselves_a_day_after_the_last_one(
     assert EARLIER_IDS_MS - 60_000 < await connections.client.pttl(key) <= EARLIER_IDS_MS
     await connections.client.pexpire(key, 1_000)
     after = live_session(seq=3)
-    await live.restore(
-        after,
-        event_id="e",
-        fence=Fence("partition", 1),
-        events=[reply_of(after)],
-        ttl_seconds=30.0,
-        pushed_out=[("m1", 1)],
-    )
+    await live.restore([Restorable(after, "e", [reply_of(after)], 30.0, [("m1", 1)])], Fence("partition", 1))
     assert EARLIER_IDS_MS - 60_000 < await connections.client.pttl(key) <= EARLIER_IDS_MS
     await connections.client.pexpire(key, 1_000)
     copy = new_copy()
