@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from ingress.backoff import Backoff
 from ingress.progress import Progress
-from store.outage import Outage
+from store.outage import Outage, is_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -229,12 +229,6 @@ class FetchLoop:
                 raise
         except Exception as error:
             log.debug("consumer_not_closed", topic=self._topic, error=describe(error))
-
-
-def is_cancelled() -> bool:
-    """Whether this task itself was told to end; else a CancelledError is some library's."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def describe(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """When a state of trouble is worth a log line: when it begins, now and then while it lasts, and when it ends."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -37,3 +38,9 @@ class Outage:
     def seconds(self) -> float:
         """How long it has not worked; 0 while it does."""
         return 0.0 if self._began_at is None else self._clock() - self._began_at
+
+
+def is_cancelled() -> bool:
+    """Whether the present task itself was told to end; else a CancelledError is of something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

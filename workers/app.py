@@ -18,7 +18,7 @@ from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity
 
-from store.outage import Outage
+from store.outage import Outage, is_cancelled
 from workers.dispatch import Dispatcher
 from workers.polling import PollObserver, RecordLoop
 from workers.progress import ProgressWatch, Sample
@@ -60,7 +60,7 @@ class GroupSettings:
     security: BaseSecurity | None = None
     connection: dict[str, Any] = field(default_factory=dict)
     consumer_class: type[AIOKafkaConsumer] = AIOKafkaConsumer
-    """What reads; its `getmany` must take nothing when it raises."""
+    """What reads: `getmany` must take nothing when it raises, and `log_ends` tell where logs end."""
 
 
 class SubscribedConsumer:
@@ -82,6 +82,11 @@ class SubscribedConsumer:
         return {Partition(*place): offset for place, offset in begins.items()}
 
     async def log_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        ends = await self._current().log_ends([TopicPartition(*partition) for partition in partitions])
+        return {Partition(*place): offset for place, offset in ends.items()}
+
+    async def readable_end(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Where the first open transaction begins, else the log's end."""
         ends = await self._current().end_offsets([TopicPartition(*partition) for partition in partitions])
         return {Partition(*place): offset for place, offset in ends.items()}
 
@@ -90,12 +95,6 @@ class SubscribedConsumer:
         place = TopicPartition(*partition)
         consumer = self._current()
         return await consumer.position(place) if place in consumer.assignment() else 0
-
-    def highwater(self, partition: Partition) -> int:
-        """The log's end as of the last fetch, open transactions included; 0 before the first."""
-        place = TopicPartition(*partition)
-        consumer = self._current()
-        return consumer.highwater(place) or 0 if place in consumer.assignment() else 0
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._loop().start(partition, offset)
@@ -299,9 +298,10 @@ class WorkerApp:
     async def _look(self) -> None:
         assert self._dispatcher is not None
         partitions = self._dispatcher.owned
+        readable = await self.consumer.readable_end(partitions) if partitions else {}
         ends = await self.consumer.log_end(partitions) if partitions else {}
         samples = {}
-        for partition, end in ends.items():
+        for partition, end in readable.items():
             done = self._dispatcher.done_below(partition)
             if done is None:
                 # Not ready yet: the same number each time, so it counts as standing still.
@@ -312,7 +312,7 @@ class WorkerApp:
             samples[partition] = Sample(
                 done=done,
                 readable_end=end,
-                log_end=max(end, self.consumer.highwater(partition)),
+                log_end=max(end, ends[partition]),
             )
         self._watch.look(samples, time.monotonic())
 
@@ -326,17 +326,21 @@ class WorkerApp:
         while not self._stopping:
             try:
                 await run()
-                error: Exception = RuntimeError(f"{name} ended by itself")
+                error: BaseException = RuntimeError(f"{name} ended by itself")
+            except asyncio.CancelledError as cancelled:
+                if is_cancelled():
+                    raise
+                error = cancelled
             except Exception as raised:
                 error = raised
             if self._stopping:
                 return
             now = time.monotonic()
             failures = [*(at for at in failures if now - at < RESTARTS_SECONDS), now]
-            if self._is_fatal(error) or len(failures) > RESTARTS:
+            if (isinstance(error, Exception) and self._is_fatal(error)) or len(failures) > RESTARTS:
                 log.error("task_ended_for_good", task=name, error=f"{type(error).__name__}: {error}")
                 if not self.failed.done():
-                    self.failed.set_result(error)
+                    self.failed.set_result(error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 return
             log.error("task_restarted", task=name, exc_info=error)
             await asyncio.sleep(RESTART_PAUSE_SECONDS)

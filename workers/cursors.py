@@ -5,6 +5,7 @@ may also be a fault of the client. So records behind a gap are read twice; only 
 passed.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from schemas.frozen import frozen
@@ -32,8 +33,8 @@ class Cursor:
     def __init__(self, offset: int) -> None:
         self.next = offset
         """The first offset that was neither handed out nor passed."""
-        self._looked: frozenset[int] | None = None
-        """Offsets of the records that the first look found, from `next` on."""
+        self._looked: Sequence[int] | None = None
+        """Offsets of the records that the first look found, from `next` on, ascending."""
         self._looked_until = 0
 
     def take(self, records: Sequence[KafkaRecord]) -> Passed:
@@ -50,10 +51,10 @@ class Cursor:
             return Passed(records)
         appeared = 0
         for index, record in enumerate(records):
-            if self._looked is not None and record.offset < self._looked_until and record.offset not in self._looked:
+            if self._looked is not None and record.offset < self._looked_until and not self._saw(record.offset):
                 appeared += 1
             if record.offset > self.next and not self._is_known(record):
-                self._looked = frozenset(each.offset for each in records[index:])
+                self._looked = [each.offset for each in records[index:]]
                 self._looked_until = offset_after(last)
                 return Passed(records[:index], self.next, appeared)
             self.next = offset_after(record)
@@ -65,7 +66,13 @@ class Cursor:
         """Whether the first look, too, found nothing between `next` and this record."""
         if self._looked is None or record.offset >= self._looked_until:
             return False
-        return self._looked.isdisjoint(range(self.next, record.offset))
+        return bisect_left(self._looked, self.next) == bisect_left(self._looked, record.offset)
+
+    def _saw(self, offset: int) -> bool:
+        """Whether the first look found a record at this offset."""
+        assert self._looked is not None
+        index = bisect_left(self._looked, offset)
+        return index < len(self._looked) and self._looked[index] == offset
 
 
 class LogWentBack(Exception):

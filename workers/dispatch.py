@@ -10,7 +10,7 @@ import structlog
 from schemas.inbound import Cancel
 from store.errors import StoreReplaced
 from store.l1 import L1Cache
-from store.outage import Outage
+from store.outage import Outage, is_cancelled
 from store.protocol import SessionStore
 from workers.cancellations import Cancellations
 from workers.commits import CommitTracker
@@ -282,6 +282,11 @@ class Dispatcher:
             except StoreReplaced:
                 self._distrust_store("server_replaced")
                 return
+            except asyncio.CancelledError as error:
+                if is_cancelled():
+                    raise
+                self._commit_failed(error)
+                return
             except Exception as error:
                 self._commit_failed(error)
                 return
@@ -291,7 +296,7 @@ class Dispatcher:
             self._commits.committed(offsets)
             self._progressed_at = time.monotonic()
 
-    def _commit_failed(self, error: Exception) -> None:
+    def _commit_failed(self, error: BaseException) -> None:
         self.commit_error = f"{type(error).__name__}: {error}"
         self._observer.commit_failed()
         if self._commit_outage.failed():
@@ -471,7 +476,7 @@ class Dispatcher:
             except (NotOwner, StoreReplaced, StoreForgot):
                 raise
             except asyncio.CancelledError as error:
-                if _was_asked_to_end():
+                if is_cancelled():
                     raise
                 crash: BaseException = error
             except Exception as error:
@@ -596,9 +601,3 @@ class Dispatcher:
         ):
             self._paused.discard(partition)
             self._consumer.resume(partition)
-
-
-def _was_asked_to_end() -> bool:
-    """Whether the present task was cancelled, and not only something that it waited for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

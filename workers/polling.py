@@ -156,6 +156,9 @@ class RecordLoop:
         """Polls each partition by itself. One that fails alone is set aside; where all do, it is not the partitions."""
         consumer = self._current()
         places = sorted(consumer.assignment() - consumer.paused())
+        if not places:
+            await self._poll_together()
+            return
         failed: dict[TopicPartition, Exception] = {}
         for place in places:
             try:
@@ -190,8 +193,14 @@ class RecordLoop:
             log.error("records_appeared_in_a_gap", partition=str(partition), count=passed.appeared)
         if passed.read_again_from is not None:
             self._seek(partition, passed.read_again_from)
-        if passed.records:
+        if not passed.records:
+            return
+        try:
             self._accept(passed.records)
+        except Exception as error:
+            # Not skipped: the partition is let go, and read again from its committed offset when it is prepared anew.
+            log.exception("records_not_accepted", partition=str(partition))
+            self._refuse(partition, error)
 
     def _set_aside(self, error: PartitionUnreadable) -> None:
         """Pauses a partition that can't be read, so that the others can."""

@@ -15,7 +15,8 @@ from schemas.errors import InvalidReason
 from workers.records import UnreadableRecord
 
 MAX_UNPACKED_BYTES = 32 * 1024 * 1024
-"""Of one batch. Inbound records have 1 MB at most, and producers batch up to about as much before they compress."""
+"""Of one batch. Inbound records have 1 MB at most, and producers batch up to about as much before they compress. Of a
+partition's batches that came with one fetch, those behind as many bytes are left for the next."""
 FIRST_BYTES = 64
 """Of what is refused, for a person to recognise it by."""
 TOO_LARGE: InvalidReason = "too_large_unpacked"
@@ -50,12 +51,18 @@ class FetchScreen:
         passed: list[bytes] = []
         changed = False
         expected = fetched_from
+        unpacked_bytes = 0
         try:
             for batch in batches_of(records):
+                if unpacked_bytes > self._max_unpacked:
+                    # What is left is fetched again, once the client has passed on what it has.
+                    changed = True
+                    break
                 if not batch.is_intact:
                     raise NotABatch(batch.offset, "its checksum is wrong")
                 checked = self._checked(topic, partition, max(batch.offset, expected), batch)
                 changed = changed or checked is not batch.raw
+                unpacked_bytes += len(checked)
                 passed.append(checked)
                 expected = batch.last_offset + 1
         except NotABatch as broken:

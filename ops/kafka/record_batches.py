@@ -12,6 +12,8 @@ _FRAME = struct.Struct(">qi")
 _CRC_FROM = struct.calcsize(">qiibI")
 _FORMAT = 2
 _CODEC_BITS = 0x07
+_LONGEST_NUMBER = 10
+"""Bytes of a variable-length number."""
 
 
 class Batch(NamedTuple):
@@ -104,36 +106,56 @@ def with_readable_names(content: bytes, count: int) -> bytes:
     Raises:
         ValueError, IndexError: that is no sequence of `count` records.
     """
-    buffer, at, records = bytearray(content), 0, bytearray()
+    reader, records = _Reader(content), bytearray()
     for _ in range(count):
-        size, start = decode_varint(buffer, at)
-        at = start + size
-        if size < 0 or at > len(buffer):
-            raise ValueError("a record is longer than its batch")
-        records += _sized(_with_readable_names(buffer[start:at]))
+        records += _sized(_with_readable_names(_Reader(reader.bytes_of(reader.number()))))
     return bytes(records)
 
 
-def _with_readable_names(record: bytearray) -> bytearray:
-    at = 1  # attributes
+def _with_readable_names(record: "_Reader") -> bytearray:
+    record.bytes_of(1)  # attributes
     for _ in ("timestamp", "offset"):
-        _, at = decode_varint(record, at)
+        record.number()
     for _ in ("key", "value"):
-        size, at = decode_varint(record, at)
-        at += max(0, size)
-    count, at = decode_varint(record, at)
-    readable = record[:at]
+        record.bytes_of(max(0, record.number()))
+    count = record.number()
+    readable = bytearray(record.so_far)
     for _ in range(count):
-        size, at = decode_varint(record, at)
-        name = bytes(record[at : at + size]).decode(errors="backslashreplace").encode()
+        name = record.bytes_of(record.number()).decode(errors="backslashreplace").encode()
         encode_varint(len(name), readable.append)
         readable += name
-        at += size
-        begin = at
-        size, at = decode_varint(record, at)
-        at += max(0, size)
-        readable += record[begin:at]
+        size = record.number()
+        encode_varint(size, readable.append)
+        readable += record.bytes_of(max(0, size))
     return readable
+
+
+class _Reader:
+    """Reads numbers and bytes one after the other. aiokafka's own reading of a number looks at no bounds: beyond the
+    end of its buffer it crashes the process. So the buffer ends in zeros, and nothing is read beyond the content.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._buffer = bytearray(content) + bytes(_LONGEST_NUMBER)
+        self._end = len(content)
+        self._at = 0
+
+    def number(self) -> int:
+        if self._at >= self._end:
+            raise ValueError("a record is cut off")
+        number, self._at = decode_varint(self._buffer, self._at)
+        return int(number)
+
+    def bytes_of(self, size: int) -> bytes:
+        if not 0 <= size <= self._end - self._at:
+            raise ValueError(f"a part of {size} bytes does not fit into its record")
+        begin, self._at = self._at, self._at + size
+        return bytes(self._buffer[begin : self._at])
+
+    @property
+    def so_far(self) -> bytes:
+        """What was read."""
+        return bytes(self._buffer[: self._at])
 
 
 def _sized(record: bytearray) -> bytes:

@@ -5,18 +5,25 @@ before. Here the exception changes nothing: the next poll gives the same records
 aiokafka beyond its public interface: `_client`, `_fetcher`, `_subscription`, and the form of a fetch response.
 """
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
 
 from ops.kafka.fetch_screen import BrokenBatch, FetchScreen
 from schemas.sealed import any_sealed
 from store.seals import NO_KEYS, Seals
 from workers.errors import ClientBroken, PartitionUnreadable
 from workers.records import offset_after
+
+_LATEST = -1
+_READ_UNCOMMITTED = 0
+"""Numbers of Kafka's ListOffsets request."""
 
 Batches = dict[TopicPartition, list[Any]]
 
@@ -58,8 +65,8 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
             Others, as aiokafka: nothing was taken.
         """
         self._note_positions()
-        if self._fetcher is not None and self._fetcher.error_future.done():
-            raise ClientBroken("The Kafka client's fetch task has ended.")
+        if ended := self._ended_task():
+            raise ClientBroken(f"The Kafka client's {ended} task has ended.")
         try:
             batches: Batches = await super().getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
         except UnicodeDecodeError:
@@ -83,6 +90,38 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
         for place, records in batches.items():
             self._next[place] = offset_after(records[-1])
         return batches
+
+    def _ended_task(self) -> str | None:
+        """Which of the client's own tasks has ended, by an exception that it does not handle; it starts none anew."""
+        if self._closed:
+            return None
+        if self._fetcher is not None and self._fetcher.error_future.done():
+            return "fetch"
+        coordination = getattr(self._coordinator, "_coordination_task", None)
+        if coordination is not None and coordination.done():
+            return "coordination"
+        metadata = getattr(self._client, "_sync_task", None)
+        if metadata is not None and metadata.done():
+            return "metadata"
+        return None
+
+    async def log_ends(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where the logs end, open transactions included; `end_offsets` is where they begin. Raises KafkaError."""
+        by_leader: dict[int, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+        for place in places:
+            leader = self._client.cluster.leader_for_partition(place)
+            if leader is None or leader == -1:
+                raise LeaderNotAvailableError(place)
+            by_leader[leader][place.topic].append((place.partition, _LATEST))
+        ends: dict[TopicPartition, int] = {}
+        for leader, topics in by_leader.items():
+            response = await self._client.send(leader, OffsetRequest(-1, _READ_UNCOMMITTED, list(topics.items())))
+            for topic, partitions in response.topics:
+                for partition, code, *told in partitions:
+                    if code:
+                        raise for_code(code)(f"{topic}:{partition}")
+                    ends[TopicPartition(topic, partition)] = told[-1]
+        return ends
 
     async def _opened(self, batches: Batches) -> Batches:
         opened: Batches = {}

@@ -24,19 +24,16 @@ from store.errors import StoreError, StoreUnavailable
 from store.redis.scripts import ALL_SCRIPTS, Script
 
 _PASSING = (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError, TryAgainError)
-_PASSING_CODES = (
-    "READONLY",
-    "OOM",
-    "MISCONF",
-    "NOREPLICAS",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "BUSY",
-    "LOADING",
+_OF_THE_COMMAND = (
+    "WRONGTYPE",
+    "CROSSSLOT",
+    "ERR unknown command",
+    "ERR wrong number",
+    "ERR syntax",
+    "ERR value is not",
 )
-"""Refusals that are the server's state, not the command's fault: a failover, full memory, a disk that failed. From a
-script they come under their code, otherwise as redis-py's classes."""
+"""Refusals that lie in the command or its key. All others may pass: a failover, full memory, a disk that failed, a
+right that an operator withdrew; also inside a script, where they come behind the script's own words."""
 
 Command = tuple[Any, ...]
 
@@ -88,6 +85,7 @@ class RoundTrips:
         self._senders: set[asyncio.Task[None]] = set()
         self._wanted: deque[asyncio.Future[Link]] = deque()
         """Callers of `run_group` that wait for a link, longest first."""
+        self._group_is_next = False
 
     async def run(self, *command: Any) -> Any:
         """The command's response. Its arguments are text, bytes or numbers, its name a single word.
@@ -189,7 +187,9 @@ class RoundTrips:
 
     def _pass_on(self, link: Link) -> None:
         """Hands a free link to the commands that wait, or returns it to the pool."""
-        while self._wanted and not self._waiting:
+        # Groups and single commands take turns where both wait, so that neither waits for ever.
+        self._group_is_next = not self._group_is_next
+        while self._wanted and (self._group_is_next or not self._waiting):
             if not (wanted := self._wanted.popleft()).done():
                 wanted.set_result(link)
                 return
@@ -240,7 +240,8 @@ class RoundTrips:
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, StoreError):
         return error
-    passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
-    if isinstance(error, ResponseError) and not passing:
-        return StoreError(f"Redis refused a command: {error}")
+    if isinstance(error, ResponseError) and not isinstance(error, _PASSING):
+        if str(error).startswith(_OF_THE_COMMAND):
+            return StoreError(f"Redis refused a command: {error}")
+        return StoreUnavailable(f"Redis refuses commands at the moment: {error}")
     return StoreUnavailable(f"Redis does not answer: {error or type(error).__name__}")

@@ -86,8 +86,10 @@ end
 if stored[3] and stored[3] ~= epoch then
   redis.call('DEL', ids)
 end
+for i = 11, 10 + id_args, 2 do
+  redis.call('ZADD', ids, ARGV[i], ARGV[i + 1])
+end
 if id_args > 0 then
-  redis.call('ZADD', ids, unpack(ARGV, 11, 10 + id_args))
   redis.call('PEXPIRE', ids, keep_ids_ms)
 end
 redis.call('HSET', session, 'version', version, 'epoch', epoch, 'event', event, 'writer', kind, kind, token,

@@ -181,3 +181,11 @@ async def test_ids_do_not_count_among_the_newest_events(store: SessionStore) -> 
         await commit(store, after, pushed_out=[(f"p{after.seq}", NOW + after.seq)])
     assert len(await store.events("s1")) == RECENT_EVENTS
     assert await is_remembered(store, after, "m0")
+
+
+async def test_thousands_of_ids_are_put_back_at_once(store: SessionStore) -> None:
+    """D: as many as a day of a busy session has."""
+    after = session(seq=60)
+    await restore(store, after, *((f"m{n}", NOW + n) for n in range(10_000)))
+    for n in (0, 9_999):
+        assert await is_remembered(store, after, f"m{n}"), n

@@ -319,3 +319,12 @@ def test_a_bomb_in_a_batch_takes_no_more_memory_than_the_limit(codec: int, tmp_p
     refused, taken = map(int, measured.stdout.split())
     assert refused == 1
     assert taken < 3 * limit + 2 * file.stat().st_size
+
+
+@EVERY_CODEC
+def test_batches_that_came_together_are_unpacked_as_far_as_the_limit_and_left_to_the_next_fetch(codec: int) -> None:
+    """P: a megabyte holds hundreds of batches that each unpack to just below the limit."""
+    fetched = b"".join(batch(of_size(LIMIT - 1_000), codec=codec, offset=offset) for offset in range(20))
+    screened = screen().passed("t", 0, 0, fetched)
+    assert [told.offset for told in read(screened)] == [0, 1]
+    assert len(screened) < 3 * LIMIT

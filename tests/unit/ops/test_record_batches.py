@@ -1,6 +1,7 @@
 """Record batches are told apart, and changed in nothing but what was asked for."""
 
 import pytest
+from aiokafka.record.util import encode_varint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,3 +159,15 @@ def test_random_bytes_are_batches_or_no_batch(rubbish: bytes, data: st.DataObjec
                 assert isinstance(each.is_intact, bool)
         except NotABatch:
             continue
+
+
+@pytest.mark.parametrize("size", [-(2**40), -(2**31), -5, 2**31, 2**40])
+def test_a_hostile_size_of_a_header_name_raises_and_does_not_crash_the_process(size: int) -> None:
+    """aiokafka's reading of numbers looks at no bounds."""
+    body = bytearray(b"\x00")
+    for number in (0, 0, -1, -1, 1, size):
+        encode_varint(number, body.append)
+    sized = bytearray()
+    encode_varint(len(body), sized.append)
+    with pytest.raises(ValueError):
+        with_readable_names(bytes(sized + body), 1)

@@ -29,7 +29,7 @@ class HandLink:
         await self._go_on.wait()
         if self.failure is not None:
             raise self.failure
-        return [ResponseError("no such command") if command[0] == "BAD" else command[-1] for command in commands]
+        return [ResponseError("ERR unknown command") if command[0] == "BAD" else command[-1] for command in commands]
 
     async def load_scripts(self, texts: list[str]) -> None: ...
 
@@ -109,7 +109,7 @@ async def test_a_refusal_is_heard_by_whoever_asked_for_it() -> None:
     trips = RoundTrips([HandLink()])
     outcomes = await asyncio.gather(trips.run("GET", "a"), trips.run("BAD"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [str, StoreError]
-    with pytest.raises(StoreError, match="no such command"):
+    with pytest.raises(StoreError, match="unknown command"):
         await trips.run("BAD")
 
 
@@ -122,3 +122,39 @@ async def test_a_link_that_fails_fails_its_group_and_serves_the_next() -> None:
     link.failure = None
     assert await trips.run("GET", "a") == "a"
     await trips.close()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "NOPERM this user has no permissions to run the 'evalsha' command",
+        "ERR Error running script (call to f_1): @user_script:43: -OOM command not allowed",
+        "ERR Error running script (call to f_1): @user_script:43: -READONLY no writes to a replica.",
+    ],
+)
+async def test_a_refusal_that_does_not_lie_in_the_command_is_waited_for(refusal: str) -> None:
+    """L: otherwise healthy messages become dead letters while an operator's mistake lasts."""
+
+    class Refusing(HandLink):
+        async def exchange(self, commands: list[Any]) -> list[Any]:
+            return [ResponseError(refusal) for _ in commands]
+
+    with pytest.raises(StoreUnavailable):
+        await RoundTrips([Refusing()]).run("EVALSHA")
+
+
+async def test_a_group_has_its_turn_while_single_commands_never_end() -> None:
+    """P"""
+    trips = RoundTrips([HandLink()])
+    ends = asyncio.Event()
+
+    async def busy() -> None:
+        while not ends.is_set():
+            await trips.run("GET", "a")
+            await asyncio.sleep(0)
+
+    callers = [asyncio.create_task(busy()) for _ in range(600)]
+    async with asyncio.timeout(5.0):
+        assert await trips.run_group([("GET", "x"), ("GET", "y")]) == ["x", "y"]
+    ends.set()
+    await asyncio.wait(callers)

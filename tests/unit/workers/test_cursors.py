@@ -189,3 +189,11 @@ def test_a_client_without_faults_reads_a_gap_twice_and_nothing_more(
     assert handed == [each.offset for each in log]
     begins = [3, *(offset_after(each) for each in log)]
     assert client.seeks <= sum(each.offset > begin for begin, each in zip(begins, log, strict=False))
+
+
+def test_a_gap_may_be_as_large_as_offsets_are() -> None:
+    """P: looking through each offset of it would stop the event loop."""
+    far = record(2**62)
+    cursor = Cursor(0)
+    assert cursor.take([far]).read_again_from == 0
+    assert list(cursor.take([far]).records) == [far]

@@ -80,6 +80,7 @@ class Polling:
         self.consumer = FakePolled(*assigned)
         self.observer = RecordingObserver()
         self.accepted: dict[Partition, list[int]] = {each: [] for each in assigned}
+        self.accept_errors: list[Exception] = []
         self.refused: list[tuple[Partition, Exception]] = []
         self.now = 1_000.0
         self.pauses = 0
@@ -95,6 +96,8 @@ class Polling:
         )
 
     def _accept(self, records: Sequence[KafkaRecord]) -> None:
+        if self.accept_errors:
+            raise self.accept_errors.pop(0)
         for record in records:
             self.accepted[Partition(record.topic, record.partition)].append(record.offset)
 
@@ -411,3 +414,16 @@ async def test_a_log_that_went_back_makes_its_partition_be_refused_and_nothing_o
         made.consumer.produce(P1, 0)
         await until(lambda: made.accepted[P1] == [0])
         assert made.accepted[P0] == [0, 1, 2]
+
+
+async def test_records_that_are_not_accepted_are_not_skipped() -> None:
+    """L: the partition is refused, and read again when it is prepared anew; P: the other goes on."""
+    async with polling(P0, P1) as made:
+        made.accept_errors.append(UnknownError("out of order"))
+        made.consumer.produce(P0, 0, 1)
+        await until(lambda: made.refused != [])
+        made.consumer.produce(P1, 0)
+        await until(lambda: made.accepted[P1] == [0])
+        [(partition, error)] = made.refused
+        assert partition == P0
+        assert isinstance(error, UnknownError)
