@@ -563,7 +563,12 @@ class Dispatcher:
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
-        await self._settle_publishing()
+        try:
+            await self._settle_publishing()
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
+            log.warning("publishing_not_settled", error=f"{type(error).__name__}: {error}")
         await self._prepare(partitions, number)
 
     def _forsake(self, partition: Partition) -> None:

@@ -6,11 +6,10 @@ Obtained at each assignment, before any record is taken. Whatever is away is wai
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import stamina
 import structlog
 from aiokafka.errors import (
     CommitFailedError,
@@ -23,7 +22,7 @@ from aiokafka.errors import (
 
 from schemas.publishing import PublishError
 from store.errors import StoreReplaced, StoreUnavailable
-from store.outage import Outage
+from store.outage import Outage, is_cancelled
 from store.protocol import Fence, SessionStore
 from workers.errors import LogCut, NotOwner
 from workers.incarnations import Incarnations
@@ -148,6 +147,10 @@ class Rights:
                 # A later owner, or only a later fence of our own? The group coordinator knows.
                 if not await self._is_member(await self._committed_or_begin(list(owned_since))):
                     raise
+            except asyncio.CancelledError as error:
+                if is_cancelled():
+                    raise
+                self._obstacle(error)
             except Exception as error:
                 self._obstacle(error)
             else:
@@ -158,7 +161,7 @@ class Rights:
             attempts += 1
             await asyncio.sleep(min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311
 
-    def _obstacle(self, error: Exception) -> None:
+    def _obstacle(self, error: BaseException) -> None:
         """Something is away, or wrong here: nothing can be worked on before it is well again."""
         self.obstacle = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if self._outage.failed():
@@ -176,9 +179,17 @@ class Rights:
         Raises:
             StoreReplaced: what the store lacks must be put back first.
         """
-        async for attempt in _patiently():
-            with attempt:
+        while True:
+            try:
                 await self._store.save_progress({assignment.progress_key: unfinished_from})
+                break
+            except StoreReplaced:
+                raise
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                self._obstacle(error)
+                await asyncio.sleep(_WAIT_SECONDS)
         return await self._is_member({assignment.partition: unfinished_from})
 
     async def _is_member(self, offsets: dict[Partition, int]) -> bool:
@@ -189,18 +200,24 @@ class Rights:
             except _NO_MEMBER as refusal:
                 log.warning("ownership_lost", partitions=[str(each) for each in offsets], error=type(refusal).__name__)
                 return False
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
                 self._obstacle(error)
                 await asyncio.sleep(_WAIT_SECONDS)
                 continue
             return True
 
     async def _committed_or_begin(self, partitions: list[Partition]) -> dict[Partition, int]:
-        async for attempt in _patiently():
-            with attempt:
+        while True:
+            try:
                 committed = await self._consumer.committed_offsets(partitions)
                 return await self._consumer.log_begin(partitions) | committed
-        raise AssertionError("retries without end")
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                self._obstacle(error)
+                await asyncio.sleep(_WAIT_SECONDS)
 
     async def _obtain(self, owned_since: Mapping[Partition, float], accept_server: bool) -> Granted:
         partitions = list(owned_since)
@@ -283,17 +300,3 @@ class Rights:
 
     def _key(self, partition: Partition) -> str:
         return f"{self._log(partition.topic)}:{partition.partition}"
-
-
-def _may_retry(error: Exception) -> bool:
-    return not isinstance(error, (StoreReplaced, NotOwner))
-
-
-def _patiently() -> AsyncIterator[stamina.Attempt]:
-    return stamina.retry_context(
-        on=_may_retry,
-        attempts=None,
-        timeout=None,
-        wait_initial=0.1,
-        wait_max=5.0,
-    ).__aiter__()

@@ -14,6 +14,8 @@ _NO_ROOM = "failed to write whole buffer"
 """How cramjam says that the output is larger than the buffer it was given."""
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
+_MEMBERS = 64
+"""Of a gzip stream. Producers write one; each costs a look at all that is left."""
 _GZIP_WINDOW = 31
 """zlib's number for the largest window behind a gzip header."""
 
@@ -43,7 +45,11 @@ def unpack(codec: int, packed: bytes, limit: int) -> bytes:
 
 def _gzip(packed: bytes, limit: int) -> bytes:
     unpacked = b""
+    members = 0
     while packed:
+        members += 1
+        if members > _MEMBERS:
+            raise ValueError(f"it has more than {_MEMBERS} members")
         # A gzip stream may have several members, one behind the other.
         member = zlib.decompressobj(_GZIP_WINDOW)
         unpacked += member.decompress(packed, limit - len(unpacked) + 1)

@@ -6,7 +6,7 @@ aiokafka beyond its public interface: `_client`, `_fetcher`, `_subscription`, an
 """
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -45,9 +45,25 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
         super().__init__(*topics, **{**arguments, "check_crcs": False, "isolation_level": "read_committed"})
         self._seals = seals
         self._screen = FetchScreen()
-        self._client: Any = _ScreeningClient(self._client, self._screen)
+        self._client: Any = _ScreeningClient(self._client, self._screen, self._fetched)
         self._next: dict[TopicPartition, int] = {}
         """Per partition the offset of the first record that was not returned yet."""
+
+    def assign(self, partitions: Collection[TopicPartition]) -> None:
+        self._next.clear()
+        super().assign(partitions)
+
+    async def seek_to_beginning(self, *partitions: TopicPartition) -> bool:
+        self._forget(partitions)
+        return bool(await super().seek_to_beginning(*partitions))
+
+    async def seek_to_end(self, *partitions: TopicPartition) -> bool:
+        self._forget(partitions)
+        return bool(await super().seek_to_end(*partitions))
+
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        for place in partitions or self.assignment():
+            self._next.pop(place, None)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         super().seek(partition, offset)
@@ -64,7 +80,6 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
             StoreError: the keys of what is sealed can't be read.
             Others, as aiokafka: nothing was taken.
         """
-        self._note_positions()
         if ended := self._ended_task():
             raise ClientBroken(f"The Kafka client's {ended} task has ended.")
         try:
@@ -133,15 +148,9 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
             opened[place] = records
         return opened
 
-    def _note_positions(self) -> None:
-        """Where partitions begin that nobody sought."""
-        assignment = self._subscription.subscription.assignment if self._subscription.subscription else None
-        if assignment is None:
-            return
-        for place in assignment.tps - self._next.keys():
-            state = assignment.state_value(place)
-            if state.has_valid_position:
-                self._next[place] = state.position
+    def _fetched(self, place: TopicPartition, offset: int) -> None:
+        """The broker was asked for records from `offset` on; where nothing was returned yet, they are the first."""
+        self._next.setdefault(place, offset)
 
     def _rewind(self) -> None:
         for place in self.assignment() & self._next.keys():
@@ -170,9 +179,10 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
 class _ScreeningClient:
     """The network client of a consumer, with fetched records screened. All else goes to the client itself."""
 
-    def __init__(self, client: Any, screen: FetchScreen) -> None:
+    def __init__(self, client: Any, screen: FetchScreen, fetched: Callable[[TopicPartition, int], None]) -> None:
         self._inner = client
         self._screen = screen
+        self._fetched = fetched
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -193,6 +203,8 @@ class _ScreeningClient:
         fetched_from = {
             (topic, partition): offset for topic, partitions in request.topics for partition, offset, _ in partitions
         }
+        for (topic, partition), offset in fetched_from.items():
+            self._fetched(TopicPartition(topic, partition), offset)
         response.topics = [
             (
                 topic,

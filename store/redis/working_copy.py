@@ -51,7 +51,12 @@ class Step:
     events: Sequence[bytes]
     anew: bool
     pushed_out: PushedOut = ()
-    """Inbound ids that left the session's recent ones on the way."""
+    """Inbound ids that left the session's recent ones on the way, in the life that it ends in."""
+
+    @property
+    def ends_a_life(self) -> bool:
+        """Whether the session had an earlier life in the copy, whose ids are forgotten."""
+        return self.anew and self.before.session is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class WorkingCopy:
         # Two commands for each, and a group has an even number: both go over the same link.
         commands = [command for step in steps for command in self._fold_in(step)]
         written = [done == 1 for done in (await self._many(commands))[1::2]]
-        await self._many(self._remembering([step for step in steps if step.pushed_out]))
+        await self._many(self._remembering([step for step in steps if step.pushed_out or step.ends_a_life]))
         return written
 
     def _remembering(self, steps: Sequence[Step]) -> list[Command]:
@@ -153,7 +158,10 @@ class WorkingCopy:
             assert step.after.session is not None
             key = self._keys.earlier_ids(step.after.session.session_id)
             ids = (part for inbound_id, at_ms in step.pushed_out for part in (at_ms, digest_of_id(inbound_id)))
-            commands += [("ZADD", key, *ids), ("PEXPIRE", key, self._keep_ms)]
+            if step.ends_a_life:
+                commands.append(("DEL", key))
+            if step.pushed_out:
+                commands += [("ZADD", key, *ids), ("PEXPIRE", key, self._keep_ms)]
         return commands
 
     def _fold_in(self, step: Step) -> tuple[Command, Command]:
