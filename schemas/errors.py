@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 InvalidReason = Literal[
     "unreadable",
+    "too_large",
     "too_large_unpacked",
     "no_value",
     "bad_json",

@@ -117,7 +117,9 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         try:
             await self._dispatcher.revoked(Partition(*place) for place in revoked)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if is_cancelled():
+                raise
             # What was taken is redelivered; the dispatcher has let go of the partitions all the same.
             log.exception("revocation_failed")
         for place in revoked:
@@ -127,9 +129,11 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         partitions = [Partition(*place) for place in assigned]
         try:
             await self._dispatcher.assigned(partitions)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             log.exception("assignment_failed")
-            self._dispatcher.refuse(partitions, error)
+            self._dispatcher.refuse(partitions, RuntimeError(repr(error)))
 
 
 class _Broker(KafkaBroker):

@@ -5,13 +5,11 @@ from hashlib import sha256
 
 from schemas.headers import header
 from schemas.publishing import BrokerUnavailable, Publisher, Record, RecordTooLarge
-from workers.records import KafkaRecord, Taken, UnreadableRecord, offset_after
+from workers.records import FIRST_BYTES, KafkaRecord, Taken, UnreadableRecord, offset_after
 
 MAX_ERROR_BYTES = 500
 MAX_KEY_BYTES = 512
 """Of a letter without its value; a session id has 128 at most."""
-FIRST_BYTES = 64
-"""Of a value that is left out, for a person to recognise it by."""
 
 KEPT_HEADERS = ("ce_id", "dlq.redriven")
 """Of the record, in a letter without its value: its inbound id, and the letter that it was sent back from."""

@@ -327,7 +327,9 @@ class Dispatcher:
     async def _check_gap(self, partition: Partition, expected: int, found: int) -> None:
         try:
             begin = (await self._consumer.log_begin([partition]))[partition]
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             # The gap itself was proven before; only whether it counts as lost is not known.
             log.warning("gap_not_checked", partition=str(partition), offset=expected, error=str(error))
             return
@@ -532,7 +534,7 @@ class Dispatcher:
         if is_ours:
             # That the store was replaced must be seen by all partitions, not be hidden by one of them.
             await self._prepare([partition], number, accept_server=False)
-        else:
+        elif self._prepared_by.get(partition) == number:
             self._leave([partition])
 
     def _leave(self, partitions: Iterable[Partition]) -> None:

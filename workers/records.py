@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from schemas.errors import InvalidReason, InvalidRecord
@@ -10,7 +11,13 @@ from schemas.identity import is_session_id
 from schemas.inbound import InboundEvent, decode_inbound
 from schemas.replies import Source
 from schemas.sealed import is_sealed, parse_sealed
+from schemas.topics import MAX_EVENT_BYTES
 from store.protocol import Fence
+
+MAX_VALUE_BYTES = MAX_EVENT_BYTES + 64 * 1024
+"""Of an inbound record: an event and what sealing adds."""
+FIRST_BYTES = 64
+"""Of a value that is left out, for a person to recognise it by."""
 
 
 class KafkaRecord(Protocol):
@@ -42,7 +49,8 @@ class Partition(NamedTuple):
 
 @frozen(kw_only=True)
 class UnreadableRecord:
-    """Stands for a batch of records whose content is not handed out, and takes their place in the partition."""
+    """Stands for a batch of records whose content is not handed out, or for one record whose value is not kept, and
+    takes their place in the partition."""
 
     topic: str
     partition: int
@@ -56,9 +64,9 @@ class UnreadableRecord:
     digest: str
     """SHA-256 of those bytes, in hexadecimal."""
     first_bytes: bytes
-    timestamp: int
+    timestamp: int = 0
     """The newest of the batch's records, in ms since 1970."""
-    key: None = None
+    key: bytes | None = None
     value: None = None
     headers: Sequence[tuple[str, bytes]] = ()
 
@@ -121,12 +129,31 @@ class Taken:
 def take(record: KafkaRecord, assignment: Assignment, now: float) -> Taken:
     """Decodes `record`; never raises for what is in it."""
     source = Source(topic=assignment.log, partition=record.partition, offset=record.offset)
+    if record.value is not None and len(record.value) > MAX_VALUE_BYTES:
+        record = _without_value(record, record.value)
     if isinstance(record, UnreadableRecord):
         unreadable = InvalidRecord(record.reason, f"The record can't be read: {record.error}.")
-        return Taken(record, assignment, now, None, None, unreadable, source)
+        return Taken(record, assignment, now, _session_of_key(record.key), None, unreadable, source)
     if is_sealed(record.value):
         return _take_sealed(record, record.value or b"", assignment, now, source)
     return _decoded(record, record.value, assignment, now, source)
+
+
+def _without_value(record: KafkaRecord, value: bytes) -> UnreadableRecord:
+    """Nothing that waits in a lane may be large: a megabyte is the most that an event has."""
+    return UnreadableRecord(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        last_offset=record.offset,
+        reason="too_large",
+        error=f"its value has {len(value)} bytes; {MAX_VALUE_BYTES} fit",
+        size=len(value),
+        digest=sha256(value).hexdigest(),
+        first_bytes=value[:FIRST_BYTES],
+        key=record.key,
+        headers=record.headers,
+    )
 
 
 def opened(taken: Taken, value: bytes) -> Taken:

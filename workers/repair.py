@@ -24,7 +24,7 @@ from schemas.fold import evolve
 from schemas.partition import home_partition
 from schemas.replies import ReplyEvent, SessionDeleted, decode_reply
 from schemas.sealed import is_sealed
-from schemas.session import RECENT_EVENTS, SessionData, ids_pushed_out
+from schemas.session import EARLIER_IDS_MS, RECENT_EVENTS, SessionData, ids_pushed_out
 from store.protocol import Applied, Fence, Fenced, Restorable, SessionStore
 from store.seals import NO_KEYS, Seals
 from workers.errors import LogCut, NotOwner
@@ -302,7 +302,9 @@ class StoreRepair:
         left = session.expires_at(self._store.ttl_of(session)) - self._clock()
         if left <= 0:
             return None
-        return Restorable(session, rebuilt.event_id, list(rebuilt.events), left, rebuilt.pushed_out)
+        oldest = session.updated_ms() - EARLIER_IDS_MS
+        ids = [(inbound_id, at_ms) for inbound_id, at_ms in rebuilt.pushed_out if at_ms >= oldest]
+        return Restorable(session, rebuilt.event_id, list(rebuilt.events), left, ids)
 
     def _mark(self, partition: int) -> str:
         return f"{self._incarnations.name(self._reply_topic)}:{partition}"

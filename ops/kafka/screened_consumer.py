@@ -33,7 +33,7 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
 
     - It reads committed transactions only.
     - `getmany` that raises has taken nothing.
-    - A batch that can't be decoded makes `getmany` raise PartitionUnreadable once there is nothing else to return; its
+    - A batch that can't be decoded makes `getmany` raise PartitionUnreadable, after what came with it was returned; its
       partition stays where it is. Pause it to read the others.
     - A batch that unpacks to too much comes as one UnreadableRecord.
     - Header names that are no UTF-8 come escaped.
@@ -46,6 +46,8 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
         self._seals = seals
         self._screen = FetchScreen()
         self._client: Any = _ScreeningClient(self._client, self._screen, self._fetched)
+        self._owed: PartitionUnreadable | None = None
+        """To be raised by the next poll: the last one had records of other partitions to return."""
         self._next: dict[TopicPartition, int] = {}
         """Per partition the offset of the first record that was not returned yet."""
 
@@ -80,6 +82,10 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
             StoreError: the keys of what is sealed can't be read.
             Others, as aiokafka: nothing was taken.
         """
+        owed, self._owed = self._owed, None
+        read = self.assignment() - self.paused() if owed is not None else ()
+        if owed is not None and TopicPartition(owed.topic, owed.partition) in read:
+            raise owed
         if ended := self._ended_task():
             raise ClientBroken(f"The Kafka client's {ended} task has ended.")
         try:
@@ -173,6 +179,7 @@ class ScreenedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has 
                 passed[place] = kept
         if unreadable is not None and not passed:
             raise unreadable
+        self._owed = unreadable
         return passed
 
 

@@ -6,7 +6,7 @@ from itertools import chain
 from schemas.errors import SequenceGap
 from schemas.fold import evolve
 from schemas.replies import ReplyEvent, SessionDeleted
-from schemas.session import ids_pushed_out
+from schemas.session import EARLIER_IDS_MS, ids_pushed_out
 from store.redis.working_copy import Folded, Step
 
 Event = tuple[ReplyEvent, bytes]
@@ -37,6 +37,9 @@ def fold(before: Folded, events: Iterable[Event]) -> tuple[Step | None, list[byt
         values.append(value)
         pushed_out += ids_pushed_out(session, after)
         session, event_id = after, event.id
+    if pushed_out and session is not None:
+        oldest = session.updated_ms() - EARLIER_IDS_MS
+        pushed_out = [each for each in pushed_out if each[1] >= oldest]
     step = Step(before, Folded(session, event_id), values, anew, pushed_out) if session is not before.session else None
     return step, [held[place][1] for place in sorted(held)]
 

@@ -241,7 +241,7 @@ def _store_error(error: Exception) -> StoreError:
     if isinstance(error, StoreError):
         return error
     if isinstance(error, ResponseError) and not isinstance(error, _PASSING):
-        if str(error).startswith(_OF_THE_COMMAND):
+        if str(error).startswith(_OF_THE_COMMAND) or "WRONGTYPE" in str(error):
             return StoreError(f"Redis refused a command: {error}")
         return StoreUnavailable(f"Redis refuses commands at the moment: {error}")
     return StoreUnavailable(f"Redis does not answer: {error or type(error).__name__}")

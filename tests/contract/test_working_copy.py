@@ -320,3 +320,19 @@ async def test_a_session_that_began_anew_with_the_same_version_is_not_removed(
     await commit(live, reborn)
     assert await copy.remove([looked_at]) == 0
     assert await live.get("s1") == reborn
+
+
+async def test_folding_into_a_new_life_forgets_the_ids_of_the_one_before(new_copy: NewCopy, live: SessionStore) -> None:
+    """L: a message with an id of the earlier life is answered."""
+    copy = new_copy()
+    first = await rebuilt_with(copy, live_session(seq=40), "earlier life")
+    reborn = live_session(seq=1, version=42, epoch=2_000)
+    before = Folded(first, f"event-{first.session_id}-{first.version}")
+    assert await copy.write([Step(before, Folded(reborn, "e"), [reply_of(reborn)], anew=True)]) == [True]
+    assert await copy.switch([(reborn, 60.0)]) == 1
+    after = live_session(seq=2, version=43, epoch=2_000)
+    fence = Fence("partition", 1)
+    outcome = await live.commit_turn(
+        after, expected_version=42, event_id="x", fence=fence, reply=reply_of(after), answers="earlier life"
+    )
+    assert outcome == Applied()

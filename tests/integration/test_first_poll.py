@@ -1,14 +1,18 @@
-"""FAILS on main: `_rewind` knows no position of a partition that nobody sought, and a wrong one after seek_to_beginning."""
+"""A poll that raises has taken nothing, also of partitions that were not sought to an offset."""
+
+from collections.abc import Callable
 
 import pytest
 from aiokafka import TopicPartition
 
 from ops.kafka.screened_consumer import ScreenedConsumer
-from tests.integration.test_screened_consumer import *  # noqa
-from tests.integration.test_screened_consumer import Unheard, publish
+from ops.local.kafka import KafkaServer
+from tests.integration.test_all_or_nothing_polls import Unheard, publish, topic
+
+__all__ = ["topic"]  # a fixture
 
 
-async def reader(kafka, topic, decoded, *numbers):
+async def reader(kafka: KafkaServer, topic: str, decoded: Callable[[bytes], bytes], *numbers: int) -> ScreenedConsumer:
     made = ScreenedConsumer(
         bootstrap_servers=kafka.bootstrap_servers,
         auto_offset_reset="earliest",
@@ -21,8 +25,8 @@ async def reader(kafka, topic, decoded, *numbers):
     return made
 
 
-async def read(made, count, timeout_ms=300, polls=10):
-    values = []
+async def read(made: ScreenedConsumer, count: int, timeout_ms: int = 300, polls: int = 10) -> list[bytes]:
+    values: list[bytes] = []
     for _ in range(polls):
         for records in (await made.getmany(timeout_ms=timeout_ms)).values():
             values += [record.value for record in records]
@@ -31,12 +35,12 @@ async def read(made, count, timeout_ms=300, polls=10):
     return values
 
 
-async def test_a_first_poll_that_raises_has_taken_nothing(kafka, topic):
+async def test_a_first_poll_that_raises_has_taken_nothing(kafka: KafkaServer, topic: str) -> None:
     """L: of partitions that were not sought, and whose position was not known when the poll began."""
     await publish(kafka, topic, 3)
     seen = 0
 
-    def decoded(value):
+    def decoded(value: bytes) -> bytes:
         nonlocal seen
         seen += 1
         if seen == 4:  # the first partition is drained
@@ -52,12 +56,12 @@ async def test_a_first_poll_that_raises_has_taken_nothing(kafka, topic):
         await made.stop()
 
 
-async def test_a_poll_that_raises_after_seek_to_beginning_has_taken_nothing(kafka, topic):
+async def test_a_poll_that_raises_after_seek_to_beginning_has_taken_nothing(kafka: KafkaServer, topic: str) -> None:
     """L: `workers/retrieval/follow.py` seeks so."""
     await publish(kafka, topic, 5)
     poisoned = False
 
-    def decoded(value):
+    def decoded(value: bytes) -> bytes:
         if poisoned and value == b"3 of 1":
             raise Unheard
         return value

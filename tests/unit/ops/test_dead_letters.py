@@ -13,8 +13,8 @@ from ops.dead_letters import LostValue, NotADeadLetter, Place, Selection, decode
 from schemas.publishing import Position, Record, RecordTooLarge
 from store.protocol import Fence
 from tests.unit.ops.letters import FAILED_AT, Kept, consumed, dead_letter, dead_letter_record
-from workers.dead_letters import FIRST_BYTES, DeadLetters
-from workers.records import Assignment, Partition, take
+from workers.dead_letters import DeadLetters
+from workers.records import FIRST_BYTES, Assignment, Partition, take
 
 ORIGIN = Position("support.inbound.v1", 3, 17)
 # Senders, too, may have names that begin with dlq.

@@ -8,9 +8,9 @@ from schemas.headers import header
 from schemas.publishing import BrokerUnavailable, Record, RecordTooLarge
 from store.protocol import Fence
 from tests.unit.workers.fakes import TOPICS, FakePublisher, FakeRecord, Worker, inbound
-from workers.dead_letters import FIRST_BYTES, MAX_ERROR_BYTES, MAX_KEY_BYTES, DeadLetters
+from workers.dead_letters import MAX_ERROR_BYTES, MAX_KEY_BYTES, DeadLetters
 from workers.places import own_place
-from workers.records import Assignment, KafkaRecord, Partition, Taken, UnreadableRecord, take
+from workers.records import FIRST_BYTES, Assignment, KafkaRecord, Partition, Taken, UnreadableRecord, take
 
 WHERE = Partition(TOPICS.inbound, 3)
 
