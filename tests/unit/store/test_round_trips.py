@@ -158,3 +158,20 @@ async def test_a_group_has_its_turn_while_single_commands_never_end() -> None:
         assert await trips.run_group([("GET", "x"), ("GET", "y")]) == ["x", "y"]
     ends.set()
     await asyncio.wait(callers)
+
+
+async def test_a_group_that_is_cancelled_as_it_gets_its_link_hands_it_on() -> None:
+    """P: a link that is lost is missing for ever."""
+    busy, handed_over = HandLink(held=True), HandLink()
+    trips = RoundTrips([busy])
+    first = asyncio.create_task(trips.run_group([("GET", "a")]))
+    second = asyncio.create_task(trips.run_group([("GET", "b")]))
+    await turns_of_the_loop()
+    # The moment between the handing over and the waiter's next step.
+    trips._wanted.popleft().set_result(handed_over)
+    second.cancel()
+    await asyncio.wait([second])
+    async with asyncio.timeout(2.0):
+        assert await trips.run("GET", "c") == "c"
+    busy.let_go()
+    await first

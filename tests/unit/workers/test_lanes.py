@@ -278,3 +278,14 @@ class WorkerMachine(RuleBasedStateMachine):
 
 TestWorkerMachine = WorkerMachine.TestCase
 TestWorkerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_record_that_stands_for_several_offsets_is_followed_by_the_one_behind_them() -> None:
+    """C: and the offsets that it stands for are no gap that retention made."""
+    commits: CommitTracker[int] = CommitTracker()
+    commits.assign(0, 5)
+    commits.taken(0, 5, following=9)
+    assert commits.next_offset(0) == 9
+    commits.done(0, 5)
+    assert commits.committable() == {0: 9}
+    assert commits.done_below(0) == 9

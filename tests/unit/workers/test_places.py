@@ -368,3 +368,17 @@ async def test_a_place_outside_of_a_dispatcher_is_never_waited_for() -> None:
     assert place.idle_since is None
     place.wait()
     assert place.idle_since is not None
+
+
+def test_a_parked_head_that_needs_no_place_any_more_is_not_handed_out() -> None:
+    """O: taken for one that begins, its turn would run twice at once."""
+    head, other = work("a"), work("b")
+    lanes = lanes_with(head, other, concurrency=1)
+    assert lanes.take() is head
+    lanes.park(head)
+    lanes.wants_place(head)
+    assert lanes.is_parked(head)
+    lanes.needs_no_place(head)
+    assert lanes.take() is other
+    lanes.finish(other)
+    assert lanes.take() is None

@@ -1,6 +1,7 @@
 """What becomes of a turn that fails: waited for, tried again, or a dead letter. Never lost (L)."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from schemas.session import SessionData
 from store.errors import CorruptSession, LockTimeout, StoreError, StoreUnavailable
 from store.locking import LockSettings
 from store.memory import MemorySessionStore
-from store.protocol import Stored
+from store.protocol import CommitOutcome, Stored
 from tests.unit.workers.fakes import TOPICS, FakeRecord, Worker, answer_texts, away, home, inbound, until
 from workers.errors import NotOwner, PermanentError, TransientError
 
@@ -228,3 +229,25 @@ async def test_without_locks_what_needs_one_goes_to_the_dead_letter_topic_and_no
     assert worker.observer.seen["dlq:locking_disabled"] == 1
     assert worker.generator.calls == ["m2"]
     assert [event.inbound_id for event in worker.publisher.replies] == ["m2"]
+
+
+class AwayForTheFirstCommits(MemorySessionStore):
+    """Refuses as many commits as it is told to."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(ttl_seconds=60)
+        self.times = times
+
+    async def commit_turn(self, session: SessionData, **arguments: Any) -> CommitOutcome:
+        if self.times:
+            self.times -= 1
+            raise StoreUnavailable("away")
+        return await super().commit_turn(session, **arguments)
+
+
+async def test_a_dead_letter_is_written_once_however_often_telling_the_customer_fails() -> None:
+    worker = Worker(AwayForTheFirstCommits(3), attempts=1)
+    worker.generator.errors.append(TransientError("busy"))
+    await worker.run(inbound("s1", 0, id="m1", text="Hello"))
+    assert len(worker.publisher.of(TOPICS.dlq)) == 1
+    assert [type(event) for event in worker.publisher.replies] == [TurnFailed]
