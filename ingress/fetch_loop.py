@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from ingress.backoff import Backoff
 from ingress.progress import Progress
-from store.outage import Outage, is_cancelled
+from store.outage import Outage, describe, is_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -229,8 +229,3 @@ class FetchLoop:
                 raise
         except Exception as error:
             log.debug("consumer_not_closed", topic=self._topic, error=describe(error))
-
-
-def describe(error: BaseException) -> str:
-    """An error in a line; some of Kafka's have no text."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -9,11 +9,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from ingress.backoff import Backoff
-from ingress.fetch_loop import FetchLoop, LoopTimes, MakeConsumer, Offsets, describe
+from ingress.fetch_loop import FetchLoop, LoopTimes, MakeConsumer, Offsets
 from ingress.refusals import RecordRefused, RefusalReason, refusal_reason
 from schemas.sealed import any_sealed
 from store.errors import StoreError
-from store.outage import Outage
+from store.outage import Outage, describe
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""When a state of trouble is worth a log line: when it begins, now and then while it lasts, and when it ends."""
+"""When a state of trouble is worth a log line, how an error is told in one, and which cancellations are errors."""
 
 import asyncio
 import time
@@ -44,3 +44,8 @@ def is_cancelled() -> bool:
     """Whether the present task itself was told to end; else a CancelledError is of something that it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def describe(error: BaseException) -> str:
+    """An error in a line; some of Kafka's have no text."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -18,7 +18,7 @@ from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity
 
-from store.outage import Outage, is_cancelled
+from store.outage import Outage, describe, is_cancelled
 from workers.dispatch import Dispatcher
 from workers.polling import PollObserver, RecordLoop
 from workers.progress import ProgressWatch, Sample
@@ -294,7 +294,7 @@ class WorkerApp:
             except Exception as error:
                 outage.failed()
                 if outage.seconds > STILL_SECONDS:
-                    self._look_failed = f"{type(error).__name__}: {error}"
+                    self._look_failed = describe(error)
             else:
                 outage.ended()
                 self._look_failed = None
@@ -342,7 +342,7 @@ class WorkerApp:
             now = time.monotonic()
             failures = [*(at for at in failures if now - at < RESTARTS_SECONDS), now]
             if (isinstance(error, Exception) and self._is_fatal(error)) or len(failures) > RESTARTS:
-                log.error("task_ended_for_good", task=name, error=f"{type(error).__name__}: {error}")
+                log.error("task_ended_for_good", task=name, error=describe(error))
                 if not self.failed.done():
                     self.failed.set_result(error if isinstance(error, Exception) else RuntimeError(repr(error)))
                 return

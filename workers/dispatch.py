@@ -10,7 +10,7 @@ import structlog
 from schemas.inbound import Cancel
 from store.errors import StoreReplaced
 from store.l1 import L1Cache
-from store.outage import Outage, is_cancelled
+from store.outage import Outage, describe, is_cancelled
 from store.protocol import SessionStore
 from workers.cancellations import Cancellations
 from workers.commits import CommitTracker
@@ -297,7 +297,7 @@ class Dispatcher:
             self._progressed_at = time.monotonic()
 
     def _commit_failed(self, error: BaseException) -> None:
-        self.commit_error = f"{type(error).__name__}: {error}"
+        self.commit_error = describe(error)
         self._observer.commit_failed()
         if self._commit_outage.failed():
             log.warning("commit_failed", error=self.commit_error, seconds=round(self._commit_outage.seconds, 1))
@@ -570,7 +570,7 @@ class Dispatcher:
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
                 raise
-            log.warning("publishing_not_settled", error=f"{type(error).__name__}: {error}")
+            log.warning("publishing_not_settled", error=describe(error))
         await self._prepare(partitions, number)
 
     def _forsake(self, partition: Partition) -> None:

@@ -13,7 +13,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import ConsumerStoppedError
 
-from store.outage import Outage
+from store.outage import Outage, describe
 from workers.cursors import Cursor, LogWentBack
 from workers.errors import LogCut, PartitionUnreadable
 from workers.records import KafkaRecord, Partition
@@ -176,7 +176,7 @@ class RecordLoop:
             raise failed[places[0]]
         for (topic, number), failure in failed.items():
             offset = self.next_offset(Partition(topic, number))
-            self._set_aside(PartitionUnreadable(topic, number, -1 if offset is None else offset, _told(failure)))
+            self._set_aside(PartitionUnreadable(topic, number, -1 if offset is None else offset, describe(failure)))
 
     def _hand_on(self, partition: Partition, records: Sequence[KafkaRecord]) -> None:
         cursor = self._cursors.get(partition)
@@ -229,7 +229,7 @@ class RecordLoop:
 
     async def _failed(self, error: Exception) -> None:
         self._failures += 1
-        self._last_error = _told(error)
+        self._last_error = describe(error)
         self._observer.poll_failed()
         if self._outage.failed():
             log.error("poll_failed", error=self._last_error, seconds=round(self._outage.seconds, 1), exc_info=error)
@@ -256,7 +256,3 @@ class RecordLoop:
     def _assigned(self, partition: Partition) -> TopicPartition | None:
         place = TopicPartition(*partition)
         return place if place in self._current().assignment() else None
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from schemas.publishing import PublishError
 from store.errors import StoreReplaced, StoreUnavailable
-from store.outage import Outage, is_cancelled
+from store.outage import Outage, describe, is_cancelled
 from store.protocol import Fence, SessionStore
 from workers.errors import LogCut, NotOwner
 from workers.incarnations import Incarnations
@@ -163,7 +163,7 @@ class Rights:
 
     def _obstacle(self, error: BaseException) -> None:
         """Something is away, or wrong here: nothing can be worked on before it is well again."""
-        self.obstacle = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.obstacle = describe(error)
         if self._outage.failed():
             known = isinstance(error, (StoreUnavailable, StoreReplaced, KafkaError, PublishError))
             log.warning(
