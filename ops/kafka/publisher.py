@@ -15,6 +15,7 @@ from aiokafka.errors import (
 from aiokafka.structs import RecordMetadata
 
 from schemas.publishing import BrokerUnavailable, Position, PublishError, Record, RecordTooLarge
+from store.outage import is_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class KafkaPublisher:
             self._watch(delivery)
             metadata = await delivery
         except asyncio.CancelledError:
-            if delivery is None or not delivery.cancelled() or _is_cancelled(asyncio.current_task()):
+            if delivery is None or not delivery.cancelled() or is_cancelled():
                 raise
             self._retire(producer)
             raise BrokerUnavailable(f"Kafka did not take a record for {record.topic} in {self._timeout:g} s.") from None
@@ -179,10 +180,6 @@ class KafkaPublisher:
                 await producer.stop()
         except Exception as error:
             log.warning("producer_stop_failed", error=_told(error))
-
-
-def _is_cancelled(task: "asyncio.Task[None] | None") -> bool:
-    return task is not None and task.cancelling() > 0
 
 
 def _told(error: Exception) -> str:

@@ -11,6 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from store.outage import describe
 from workers.retrieval.index import KnowledgeIndex
 from workers.retrieval.knowledge import KnowledgeState, Outcome
 
@@ -96,7 +97,7 @@ class KnowledgeFollower:
             # Whatever went wrong, a worker with yesterday's knowledge is better than none.
             except Exception as error:
                 attempt = 0 if self._problem is None else attempt + 1
-                self._problem = _describe(error)
+                self._problem = describe(error)
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
                 delay = jitter * min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2 ** min(attempt, 10))
                 expected = isinstance(error, KafkaError | OSError | TimeoutError | LookupError)
@@ -198,7 +199,3 @@ class KnowledgeFollower:
             "kb_version": index.kb_version,
             "not_taken": len(self._state.problems),
         }
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
